@@ -1,0 +1,33 @@
+# Every target sets up what it needs from a bare machine with Python 3.11.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test check bench clean
+.DEFAULT_GOAL := test
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[train,bench,dev]"
+	touch $(READY)
+
+demo: $(READY)          ## the main job on generated data: two minutes, then open the report it names
+	$(BIN)/python -m delineate.data.demo demo
+	$(BIN)/delineate inspect demo/lesions
+	$(BIN)/delineate compare demo/streets --losses "CE" "Dice + CE" "Focal" --epochs 6 --seeds 1
+
+test: $(READY)          ## unit tests and doctests, warnings are errors
+	$(BIN)/python -m pytest -m "not slow"
+
+check: $(READY)         ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+bench: $(READY)         ## times and memory beside other libraries, into benchmarks/results/
+	$(BIN)/python benchmarks/overlap.py
+
+clean:
+	rm -rf $(VENV) demo
