@@ -24,7 +24,7 @@ test: $(READY)          ## unit tests and doctests, warnings are errors
 check: $(READY)         ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(READY)         ## times and memory beside other libraries, into benchmarks/results/
 	$(BIN)/python benchmarks/overlap.py

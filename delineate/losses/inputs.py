@@ -1,0 +1,124 @@
+"""What a loss is called with: checked once, flattened once, and passed over once for all terms of a sum."""
+
+import torch
+from torch import Tensor
+
+from delineate.ops.overlap import Overlap, overlap
+
+
+class Inputs:
+    """Checked logits, target and weight, and what the terms of one loss share.
+
+    Args:
+        name: who asks, for error messages.
+        logits: (N, C, *S) with one to three spatial dims.
+        target: labels (N, *S) or (N, 1, *S) of any integer dtype or bool, or a dense float map (N, C, *S).
+        weight: (N, *S), at least 0, or None.
+        squares, per_voxel: what any of the terms needs of the pass, see `delineate.ops.overlap`.
+
+    Raises:
+        ValueError: when shapes or kinds do not fit.
+    """
+
+    def __init__(
+        self, name: str, logits: Tensor, target: Tensor, weight: Tensor | None, *, squares: bool, per_voxel: bool
+    ):
+        _check_logits(name, logits)
+        target = _check_target(name, logits, target)
+        _check_weight(name, logits, weight)
+        self.name = name
+        self.logits = logits.flatten(2)
+        self.dense = target.is_floating_point()
+        self.target = target.flatten(2) if self.dense else target.flatten(1)
+        self.weight = None if weight is None else weight.flatten(1)
+        self._needs = {"squares": squares, "per_voxel": per_voxel and not self.dense}
+        self._passes: dict[tuple[str, int | None], Overlap] = {}
+
+    def overlap(self, mode: str, ignore_index: int | None) -> Overlap:
+        """The pass over the logits; terms that agree on mode and `ignore_index` share it."""
+        if mode == "softmax" and self.logits.shape[1] == 1:
+            raise ValueError(
+                f"{self.name}: `logits` has one channel, and softmax mode needs C >= 2. "
+                'Use mode="sigmoid" for a binary target.'
+            )
+        if self.dense and ignore_index is not None:
+            raise ValueError(
+                f"{self.name}: `ignore_index` ({ignore_index}) is a label value, and this target is a dense map "
+                "without labels. Give ignored voxels weight 0 instead and leave ignore_index=None."
+            )
+        key = (mode, ignore_index)
+        if key not in self._passes:
+            self._passes[key] = overlap(
+                self.logits, self.target, self.weight, mode=mode, ignore_index=ignore_index, **self._needs
+            )
+        return self._passes[key]
+
+    def valid(self, ignore_index: int | None) -> Tensor | None:
+        """Voxels that are not ignored, (N, V); None when all take part."""
+        return None if ignore_index is None else self.target != ignore_index
+
+    def labels(self, ignore_index: int | None) -> Tensor:
+        """Labels (N, V) as int64, with class 0 in the place of ignored voxels: fit for indexing."""
+        labels = self.target.long()
+        return labels if ignore_index is None else labels.masked_fill(labels == ignore_index, 0)
+
+    def channels_on(self) -> Tensor:
+        """Labels as channels of sigmoid mode, (N, C, V) bool: the one that is on."""
+        channels = self.logits.shape[1]
+        names = torch.arange(channels, device=self.target.device) if channels > 1 else self.target.new_ones(1)
+        return self.target[:, None] == names[:, None]
+
+
+def _shape(tensor: Tensor) -> str:
+    return str(tuple(tensor.shape))
+
+
+def _check_logits(name: str, logits: Tensor) -> None:
+    if not logits.is_floating_point():
+        raise ValueError(f"{name}: `logits` must be a float tensor; got {logits.dtype}. Pass the network's raw output.")
+    if not 3 <= logits.ndim <= 5:
+        raise ValueError(
+            f"{name}: `logits` must be (N, C, *S) with one to three spatial dims; got {_shape(logits)}. "
+            "Add or remove dims with unsqueeze or flatten."
+        )
+
+
+def _check_target(name: str, logits: Tensor, target: Tensor) -> Tensor:
+    """Labels as (N, *S) or a dense map (N, C, *S)."""
+    samples, channels, *space = logits.shape
+    plain, single, full = (samples, *space), (samples, 1, *space), (samples, channels, *space)
+    shape = tuple(target.shape)
+    if target.is_floating_point():
+        if shape == full:
+            return target
+        if shape in (plain, single):
+            raise ValueError(
+                f"{name}: `target` {shape} is {target.dtype}, and labels must be integers; use target.long(), or give "
+                f"a dense map of shape {full}."
+            )
+    elif shape == plain:
+        return target
+    elif shape == single:
+        return target[:, 0]
+    elif shape == full:
+        raise ValueError(
+            f"{name}: `target` {shape} is {target.dtype}, and a dense map must be float; use target.float(), or give "
+            f"labels of shape {plain}."
+        )
+    raise ValueError(
+        f"{name}: `target` must be labels {plain} or {single}, or a dense float map {full}, to match `logits` "
+        f"{_shape(logits)}; got {shape}. Crop or resample the target to the size of the logits."
+    )
+
+
+def _check_weight(name: str, logits: Tensor, weight: Tensor | None) -> None:
+    if weight is None:
+        return
+    expected = (logits.shape[0], *logits.shape[2:])
+    if tuple(weight.shape) != expected:
+        raise ValueError(
+            f"{name}: `weight` must be one value per voxel, {expected}, to match `logits` {_shape(logits)}; got "
+            f"{_shape(weight)}. Weights by class go into class_weight=[...]."
+        )
+    if not torch.is_floating_point(weight):
+        raise ValueError(f"{name}: `weight` must be a float tensor; got {weight.dtype}. Use weight.float().")

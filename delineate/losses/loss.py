@@ -1,0 +1,267 @@
+"""`Loss`, the one base of all losses, and `Sum`, what `+` and `*` build.
+
+**Absent classes** (region losses). A class is absent from a sample when no valid voxel of positive weight carries it.
+`absent="skip"` (default) leaves it out of the mean over classes. A sample in which no scored class is present, and
+every absent class under `absent="count"`, costs its false-positive rate instead: the mean probability over the
+voxels, 0 when nothing is predicted, 1 when everything is, with the gradient 1 / voxels everywhere. The papers are
+silent here, and their formulae give a constant without gradient, so that hallucinations would be free.
+
+**Reduction.** `"none"` is one value per sample, (N,), for every loss; `"sum"` is its sum. `"mean"` of a region loss is
+the mean over the samples that are not fully ignored; of a loss by voxel it is the mean over the voxels of the batch,
+as in torch. `pool="batch"` adds the counts of the samples before the formula is applied; `"none"` then repeats the
+one value. Fully ignored samples have the value 0. An empty batch, and one that is ignored altogether, is 0.0 with a
+graph.
+"""
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any, TypedDict, cast
+
+import torch
+from torch import Tensor, nn
+
+from delineate.losses.inputs import Inputs
+
+MODES = ("softmax", "sigmoid")
+REDUCTIONS = ("mean", "sum", "none")
+ABSENT = ("skip", "count")
+
+
+class Common(TypedDict, total=False):
+    """Constructor arguments common to all losses; see `Loss`."""
+
+    mode: str
+    ignore_index: int | None
+    class_weight: Sequence[float] | Tensor | None
+    classes: Sequence[int] | None
+    reduction: str
+
+
+def absent_classes(count: Tensor, scored: Tensor, absent: str) -> tuple[Tensor, Tensor]:
+    """The policy for absent classes, stated at the top of this file.
+
+    Args:
+        count: weighted target voxels by row (a sample, or the pooled batch) and class, (R, C).
+        scored: which classes are scored, (C,) bool.
+        absent: "skip" or "count".
+
+    Returns:
+        present: where the formula applies; elsewhere the false-positive rate stands in. (R, C) bool.
+        counted: what enters the mean over classes. (R, C) bool.
+    """
+    present = count > 0
+    if absent == "count":
+        return present, scored.expand_as(present)
+    nothing = ~(present & scored).any(1, keepdim=True)
+    return present, scored & (present | nothing)
+
+
+class Loss(nn.Module, ABC):
+    """What all losses have in common: call it as `loss(logits, target, weight=None)`.
+
+    Args:
+        mode: "softmax" (exclusive classes, C >= 2) or "sigmoid" (independent channels, C >= 1: binary, multilabel).
+        ignore_index: label value of voxels that take no part; a value, never a channel. None: all take part.
+        class_weight: C numbers >= 0. Losses by voxel multiply the terms of voxels labelled c; region losses take the
+            weighted mean over classes. Its length is C whatever `classes` says.
+        classes: the classes that are scored; None scores all. Applied after the activation.
+        reduction: "mean", "sum" or "none".
+
+    Shape: logits (N, C, *S), one to three spatial dims, never probabilities; target (N, *S) or (N, 1, *S) of any
+        integer dtype or bool, or a dense float map (N, C, *S) in [0, 1]; weight (N, *S) at least 0
+        -> () or, with reduction="none", (N,). float32, or float64 for float64 logits.
+
+    Raises:
+        ValueError: naming the argument, what was expected, what was given and the remedy.
+    """
+
+    squares = False
+    """Whether the formula needs sums of squared probabilities."""
+    per_voxel = False
+    """Whether the formula needs one log-probability a voxel."""
+    class_weight: Tensor | None
+
+    def __init__(
+        self,
+        *,
+        mode: str = "softmax",
+        ignore_index: int | None = None,
+        class_weight: Sequence[float] | Tensor | None = None,
+        classes: Sequence[int] | None = None,
+        reduction: str = "mean",
+    ):
+        super().__init__()
+        self.mode = self._option("mode", mode, MODES)
+        self.reduction = self._option("reduction", reduction, REDUCTIONS)
+        self.ignore_index = ignore_index
+        self.classes = None if classes is None else self._checked_classes(classes)
+        self.register_buffer("class_weight", None if class_weight is None else self._checked_weights(class_weight))
+
+    def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        inputs = Inputs(type(self).__name__, logits, target, weight, squares=self.squares, per_voxel=self.per_voxel)
+        value = self.compute(inputs)
+        return value if logits.dtype == torch.float64 else value.float()
+
+    @abstractmethod
+    def compute(self, inputs: Inputs) -> Tensor:
+        """The loss of checked inputs, reduced."""
+
+    def scored(self, channels: int, device: torch.device) -> Tensor:
+        """Which classes are scored, (C,) bool."""
+        if self.classes is None:
+            return torch.ones(channels, dtype=torch.bool, device=device)
+        if max(self.classes) >= channels:
+            raise ValueError(
+                f"{type(self).__name__}: `classes` must be in 0..{channels - 1} to match {channels} channels; got "
+                f"{list(self.classes)}. Name channels of the logits."
+            )
+        names = torch.arange(channels, device=device)
+        return (names[:, None] == torch.tensor(self.classes, device=device)).any(1)
+
+    def class_weights(self, channels: int, device: torch.device) -> Tensor:
+        """Weight of each class, (C,) float64: `class_weight`, 0 for classes that are not scored."""
+        scored = self.scored(channels, device)
+        if self.class_weight is None:
+            return scored.double()
+        if len(self.class_weight) != channels:
+            raise ValueError(
+                f"{type(self).__name__}: `class_weight` must have one value per channel, {channels}; got "
+                f"{len(self.class_weight)}. Its length is C whatever `classes` says."
+            )
+        return self.class_weight.double() * scored
+
+    def reduce(self, values: Tensor, valid: Tensor) -> Tensor:
+        """Values by sample (N,) and which samples count (N,) -> the reduced loss."""
+        values = torch.where(valid, values, 0)
+        if self.reduction == "none":
+            return values
+        total = values.sum()
+        return total if self.reduction == "sum" else total / valid.sum().clamp_min(1)
+
+    def __add__(self, other: "Loss") -> "Sum":
+        return Sum([(1.0, self), (1.0, other)]) if isinstance(other, Loss) else NotImplemented
+
+    def __mul__(self, factor: float) -> "Sum":
+        return Sum([(factor, self)]) if isinstance(factor, (int, float)) else NotImplemented
+
+    __rmul__ = __mul__
+
+    @classmethod
+    def name(cls) -> str:
+        """The name in expressions: the class name without `Loss`."""
+        return cls.__name__.removesuffix("Loss")
+
+    def expression(self) -> str:
+        """Text that `parse` turns into an equal loss; arguments at their defaults are left out."""
+        given = []
+        for name, parameter in arguments(type(self)).items():
+            value = getattr(self, name)
+            if isinstance(value, Tensor):
+                value = [float(str(number)) for number in value.cpu().numpy()]
+            if value != parameter.default:
+                given.append(f"{name}={list(value) if isinstance(value, tuple) else value!r}")
+        return f"{self.name()}({', '.join(given)})" if given else self.name()
+
+    def __repr__(self) -> str:
+        return self.expression()
+
+    def _option(self, argument: str, value: str, allowed: Sequence[str]) -> str:
+        if value not in allowed:
+            raise ValueError(f"{type(self).__name__}: `{argument}` must be one of {list(allowed)}; got {value!r}.")
+        return value
+
+    def _number(
+        self, argument: str, value: Any, low: float, high: float = float("inf"), *, above: bool = False
+    ) -> float:
+        """A finite number in [low, high], or in (low, high] with `above`."""
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if number and low <= value <= high and value != float("inf") and not (above and value == low):
+            return value
+        bounds = f"{'above' if above else 'at least'} {low:g}" + (f" and at most {high:g}" if high < 1e300 else "")
+        raise ValueError(f"{type(self).__name__}: `{argument}` must be a number {bounds}; got {value!r}.")
+
+    def _checked_classes(self, classes: Sequence[int]) -> tuple[int, ...]:
+        found = tuple(classes)
+        if not found or len(set(found)) < len(found) or not all(isinstance(c, int) and c >= 0 for c in found):
+            raise ValueError(
+                f"{type(self).__name__}: `classes` must be distinct channel numbers >= 0, at least one; got "
+                f"{classes!r}."
+            )
+        return found
+
+    def _checked_weights(self, values: Sequence[float] | Tensor) -> Tensor:
+        weights = torch.as_tensor(values, dtype=torch.float32).detach().clone()
+        if weights.ndim != 1 or not (weights >= 0).all() or not weights.isfinite().all() or not weights.any():
+            raise ValueError(
+                f"{type(self).__name__}: `class_weight` must be C finite numbers >= 0, not all zero; got {values!r}."
+            )
+        return weights
+
+
+class Sum(Loss):
+    """A weighted sum of losses, from `a + 0.5 * b`. The terms share one pass over the logits.
+
+    Args:
+        terms: pairs of a factor and a loss; sums among them are flattened.
+
+    >>> from delineate.losses import CrossEntropyLoss, DiceLoss
+    >>> DiceLoss() + 0.5 * CrossEntropyLoss()
+    Dice + 0.5*CrossEntropy
+    """
+
+    def __init__(self, terms: Iterable[tuple[float, Loss]]):
+        flat = [pair for factor, loss in terms for pair in _flatten(factor, loss)]
+        reductions = {loss.reduction for _, loss in flat}
+        if len(reductions) != 1:
+            raise ValueError(
+                f"Sum: all terms must have the same `reduction`; got {sorted(reductions)}. Construct them alike."
+            )
+        super().__init__(reduction=reductions.pop())
+        self.factors = tuple(factor for factor, _ in flat)
+        self.terms = nn.ModuleList(loss for _, loss in flat)
+        self.squares = any(loss.squares for _, loss in flat)
+        self.per_voxel = any(loss.per_voxel for _, loss in flat)
+
+    def compute(self, inputs: Inputs) -> Tensor:
+        return torch.stack(self._values(inputs)).sum(0)
+
+    def parts(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
+        """The weighted terms by their text, from one shared pass: their sum is the loss."""
+        inputs = Inputs("Sum", logits, target, weight, squares=self.squares, per_voxel=self.per_voxel)
+        names = [_term(factor, loss) for factor, loss in self.pairs()]
+        return dict(zip(names, self._values(inputs), strict=True))
+
+    def pairs(self) -> list[tuple[float, Loss]]:
+        """Factors and terms."""
+        return [(factor, cast(Loss, loss)) for factor, loss in zip(self.factors, self.terms, strict=True)]
+
+    def _values(self, inputs: Inputs) -> list[Tensor]:
+        return [factor * loss.compute(inputs).double() for factor, loss in self.pairs()]
+
+    def expression(self) -> str:
+        return " + ".join(_term(factor, loss) for factor, loss in self.pairs())
+
+
+def _flatten(factor: float, loss: Loss) -> list[tuple[float, Loss]]:
+    if not isinstance(loss, Loss):
+        raise ValueError(f"Sum: every term must be a Loss; got {type(loss).__name__}. Write a + 0.5 * b with losses.")
+    if isinstance(factor, bool) or not -float("inf") < factor < float("inf"):
+        raise ValueError(f"Sum: the factor of a loss must be a finite number; got {factor!r}.")
+    return [(factor * f, term) for f, term in loss.pairs()] if isinstance(loss, Sum) else [(float(factor), loss)]
+
+
+def _term(factor: float, loss: Loss) -> str:
+    number = int(factor) if factor == int(factor) else factor
+    return loss.expression() if number == 1 else f"{number!r}*{loss.expression()}"
+
+
+def arguments(cls: type) -> dict[str, inspect.Parameter]:
+    """Constructor arguments of a loss: its own, then those common to all."""
+    found: dict[str, inspect.Parameter] = {}
+    for base in cls.__mro__:
+        if issubclass(base, Loss) and "__init__" in base.__dict__:
+            for name, parameter in inspect.signature(base.__init__).parameters.items():
+                if name != "self" and parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+                    found.setdefault(name, parameter)
+    return found
