@@ -1,0 +1,92 @@
+"""Data sets on disk: found by looking, checked with plain words, read for training and for statistics.
+
+>>> from delineate.data import open_source
+>>> open_source("nowhere")
+Traceback (most recent call last):
+    ...
+delineate.data.item.DataError: nowhere: expected a folder with a data set; there is nothing there. Check the path.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from delineate.data.dataset import SegmentationDataset, collate
+from delineate.data.folder import is_folder, list_images, open_folder
+from delineate.data.item import DataError, Item
+from delineate.data.nnunet import is_nnunet, open_nnunet
+from delineate.data.source import Source
+from delineate.data.splits import make_split, overlap_notes, read_split_list
+from delineate.data.statistics import ClassStatistics, Statistics, statistics
+from delineate.data.transforms import default_crop, denormalise, eval_transform, train_transform
+from delineate.data.voc import is_voc, open_voc
+
+__all__ = [
+    "ClassStatistics",
+    "DataError",
+    "Item",
+    "SegmentationDataset",
+    "Source",
+    "Statistics",
+    "collate",
+    "default_crop",
+    "denormalise",
+    "eval_transform",
+    "list_images",
+    "make_split",
+    "open_source",
+    "read_split_list",
+    "statistics",
+    "train_transform",
+]
+
+_LAYOUTS = ((is_nnunet, open_nnunet), (is_voc, open_voc), (is_folder, open_folder))
+_LOOKED_FOR = (
+    "JPEGImages/ and SegmentationClass/ (PASCAL VOC), images/ and masks/ (plain folders, also inside train/ and val/), "
+    "or imagesTr/, labelsTr/ and dataset.json (nnU-Net raw)"
+)
+
+
+def open_source(root: Path | str, train_list: Path | str | None = None) -> Source:
+    """Open the data set in a folder, its layout found by looking.
+
+    Args:
+        root: a PASCAL VOC tree, plain folders `images/ masks/`, or an nnU-Net raw data set.
+        train_list: a file with `image mask` on each line, relative to `root`, that replaces the train split.
+
+    Raises:
+        DataError: in one line, what is wrong with the folder or the files and what to do.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        found = "this is a file" if root.exists() else "there is nothing there"
+        remedy = "Unpack it and name the folder" if root.exists() else "Check the path"
+        raise DataError(f"{root}: expected a folder with a data set; {found}. {remedy}.")
+    for found, opener in _LAYOUTS:
+        if found(root):
+            source = opener(root)
+            break
+    else:
+        raise _unknown_layout(root)
+    if train_list is not None:
+        source = _replace_train(source, Path(train_list))
+    return replace(source, notes=source.notes + overlap_notes(source.splits))
+
+
+def _unknown_layout(root: Path) -> DataError:
+    """What was looked for, what is there instead, and which folder inside may have been meant."""
+    inside = sorted(root.iterdir())
+    if not inside:
+        return DataError(f"{root}: expected {_LOOKED_FOR}; the folder is empty. Put the data there or check the path.")
+    held = ", ".join(path.name + "/" * path.is_dir() for path in inside[:8]) + (" ..." if len(inside) > 8 else "")
+    meant = [str(path) for path in inside if path.is_dir() and any(found(path) for found, _ in _LAYOUTS)]
+    remedy = f"Did you mean {' or '.join(meant[:3])}?" if meant else "Arrange the files in one of these ways."
+    return DataError(f"{root}: expected {_LOOKED_FOR}; it holds {held}. {remedy}")
+
+
+def _replace_train(source: Source, path: Path) -> Source:
+    """The source with the items of a list for its train split; images already known keep their id."""
+    known = {item.image: item.id for items in source.splits.values() for item in items}
+    listed = read_split_list(path, source.root)
+    train = tuple(replace(item, id=known.get(item.image, item.id)) for item in listed)
+    note = f"train split replaced by the {len(train)} images of {path}"
+    return replace(source, splits={**source.splits, "train": train}, notes=(*source.notes, note))
