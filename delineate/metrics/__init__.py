@@ -1,0 +1,5 @@
+"""Numbers to report, with their conventions."""
+
+from delineate.metrics.overlap import CONVENTIONS, ConfusionMatrix, Scores
+
+__all__ = ["CONVENTIONS", "ConfusionMatrix", "Scores"]

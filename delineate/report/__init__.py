@@ -1,0 +1,22 @@
+"""One page that shows which loss is better, made from result files alone.
+
+`write_report` turns the folder of a comparison, or of one run, into `report.html`; `leaderboard` gives its table as
+rows of plain values, for a terminal or, by `write_leaderboard_csv`, a spreadsheet.
+"""
+
+from .leaderboard import leaderboard, verdict, write_leaderboard_csv
+from .page import write_report
+from .results import Comparison, Data, Run, Scores, Spread, read_results
+
+__all__ = [
+    "Comparison",
+    "Data",
+    "Run",
+    "Scores",
+    "Spread",
+    "leaderboard",
+    "read_results",
+    "verdict",
+    "write_leaderboard_csv",
+    "write_report",
+]
