@@ -79,17 +79,21 @@ class _CostLoss(_VoxelLoss):
             )
         if self.class_weight is None and self.classes is None:
             return values
-        return values * weights[inputs.labels(self.ignore_index)][:, None]
+        return values * weights[inputs.labels()][:, None]
 
     def _dense_costs(self, inputs: Inputs) -> Tensor:
         wide = torch.float64 if inputs.logits.dtype == torch.float64 else torch.float32
         z, y = inputs.logits.to(wide), inputs.target.to(wide)
         weights = self.class_weights(z.shape[1], z.device).to(wide)[:, None]
         if self.mode == "softmax":
-            return (_times(y, self.cost(z.log_softmax(1))) * weights).sum(1, keepdim=True)
+            return (self._expected(y, z.log_softmax(1)) * weights).sum(1, keepdim=True)
         on, off = self.on_off()
-        present, missing = _times(y, self.cost(F.logsigmoid(z))), _times(1 - y, self.cost(F.logsigmoid(-z)))
+        present, missing = self._expected(y, F.logsigmoid(z)), self._expected(1 - y, F.logsigmoid(-z))
         return (on * present + off * missing) * weights
+
+    def _expected(self, y: Tensor, log_p: Tensor) -> Tensor:
+        """y cost(log p); outcomes with y = 0 cost nothing and get no gradient, even if they are impossible."""
+        return y * self.cost(torch.where(y > 0, log_p, 0))
 
     def total(self, inputs: Inputs, found: Overlap) -> Tensor:
         return self.costs(inputs, found).flatten(1).sum(1).double()
@@ -98,11 +102,6 @@ class _CostLoss(_VoxelLoss):
 def _by_class_weight(table: Tensor, loss: Loss) -> Tensor:
     """Sum a table (N, C) over its scored classes, weighted: (N,)."""
     return (loss.class_weights(table.shape[1], table.device) * table).sum(1)
-
-
-def _times(y: Tensor, cost: Tensor) -> Tensor:
-    """y * cost, and 0 where y is 0 even if the cost is infinite."""
-    return torch.where(y > 0, y * torch.where(y > 0, cost, 0), 0)
 
 
 class CrossEntropyLoss(_VoxelLoss):
@@ -233,7 +232,7 @@ class TopKLoss(_CostLoss):
         if inputs.dense:
             in_classes = (inputs.target * scored[:, None]).sum(1) > 0
         else:
-            in_classes = scored[inputs.labels(self.ignore_index)]
+            in_classes = scored[inputs.labels()]
         return (in_classes if valid is None else in_classes & valid)[:, None]
 
 

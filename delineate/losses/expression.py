@@ -3,12 +3,15 @@
 import ast
 import difflib
 import inspect
+import json
 from typing import Any, NoReturn
 
 from delineate.losses import distribution, region
 from delineate.losses.loss import Loss, arguments
 
 ALIASES = {"CE": "CrossEntropy"}
+SHOWN = 80
+"""Characters of a text that an error message shows."""
 
 
 def names() -> dict[str, type[Loss]]:
@@ -28,7 +31,7 @@ def parse(text: str, **common: Any) -> Loss:
     Args:
         text: names of losses (the class name without `Loss`; `CE` for `CrossEntropy`), with arguments in parentheses,
             joined by `+` and multiplied by numbers.
-        common: arguments given to every term that does not set them itself, such as `ignore_index=255`.
+        common: arguments given to every term that knows them and does not set them itself, such as `ignore_index=255`.
 
     Raises:
         ValueError: saying what in the text is wrong, where, and what would be right.
@@ -45,19 +48,33 @@ def parse(text: str, **common: Any) -> Loss:
 
 class _Parser:
     def __init__(self, text: str, common: dict[str, Any]):
-        self.text, self.common, self.names = text, common, names()
+        if not isinstance(text, str):
+            raise ValueError(f'parse: expected text such as "Dice + 0.5*CE"; got {type(text).__name__}.')
+        self.text, self.common, self.names = text.strip(), common, names()
 
     def loss(self) -> Loss:
+        self.check_common()
         try:
-            tree = ast.parse(self.text.strip(), mode="eval").body
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            return self.term(self.tree())
+        except (RecursionError, MemoryError):
+            raise ValueError(f"parse: {_quote(self.text)} is nested too deeply or has too many terms.") from None
+
+    def check_common(self) -> None:
+        known = {argument for cls in self.names.values() for argument in arguments(cls)}
+        for argument in self.common:
+            if argument not in known:
+                self.unknown(None, f"no loss has an argument {argument!r}", argument, sorted(known), "arguments")
+
+    def tree(self) -> ast.expr:
+        try:
+            return ast.parse(self.text, mode="eval").body
+        except (SyntaxError, ValueError) as error:
             column = getattr(error, "offset", None)
             where = f" (column {column})" if column else ""
             raise ValueError(
-                f'parse: "{self.text}" is not an expression{where}; expected losses joined by +, for example '
+                f"parse: {_quote(self.text)} is not an expression{where}; expected losses joined by +, for example "
                 '"Dice + 0.5*TopK(k=0.1)".'
             ) from None
-        return self.term(tree)
 
     def term(self, node: ast.expr) -> Loss:
         match node:
@@ -72,24 +89,25 @@ class _Parser:
                 self.fail(node, "one side of * must be a number, as in 0.5*Dice")
             case ast.Name(id=name):
                 return self.build(node, name, {})
-            case ast.Call(func=ast.Name(id=name), args=[], keywords=keywords):
+            case ast.Call(func=ast.Name(id=name), args=positional, keywords=keywords):
+                self.known(node, name)
+                if positional:
+                    self.fail(node, f"arguments of {name} must be named, as in TopK(k=0.1)")
                 return self.build(node, name, self.given(node, keywords))
-            case ast.Call(func=ast.Name(id=name)):
-                self.fail(node, f"arguments of {name} must be named, as in TopK(k=0.1)")
         self.fail(node, "expected the name of a loss, a sum with +, or a number times a loss")
 
-    def build(self, node: ast.expr, name: str, given: dict[str, Any]) -> Loss:
+    def known(self, node: ast.expr, name: str) -> type[Loss]:
         if name not in self.names:
             self.unknown(node, f"no loss named {name!r}", name, sorted(self.names), "names")
-        cls = self.names[name]
+        return self.names[name]
+
+    def build(self, node: ast.expr, name: str, given: dict[str, Any]) -> Loss:
+        cls = self.known(node, name)
         allowed = list(arguments(cls))
         for argument in given:
             if argument not in allowed:
                 self.unknown(node, f"{name} has no argument {argument!r}", argument, allowed, f"arguments of {name}")
-        try:
-            return cls(**{k: v for k, v in self.common.items() if k in allowed} | given)
-        except TypeError as error:
-            self.fail(node, str(error))
+        return cls(**{k: v for k, v in self.common.items() if k in allowed} | given)
 
     def number(self, node: ast.expr) -> float | None:
         match node:
@@ -104,26 +122,38 @@ class _Parser:
 
     def value(self, node: ast.expr) -> Any:
         """The value of an argument: a constant, or a list of constants."""
-        try:
-            return ast.literal_eval(node)
-        except (ValueError, TypeError, SyntaxError):
-            self.fail(node, "values of arguments must be numbers, text, True, False, None or lists of these")
+        number = self.number(node)
+        if number is not None:
+            return number
+        match node:
+            case ast.Constant(value=str() | bool() | None as value):
+                return value
+            case ast.List(elts=items) | ast.Tuple(elts=items):
+                return [self.value(item) for item in items]
+        self.fail(node, "values of arguments must be numbers, text, True, False, None or lists of these")
 
     def given(self, node: ast.expr, keywords: list[ast.keyword]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for keyword in keywords:
             if keyword.arg is None:
                 self.fail(node, "** is not part of an expression")
+            if keyword.arg in found:
+                self.fail(node, f"argument {keyword.arg!r} is given twice")
             found[keyword.arg] = self.value(keyword.value)
         return found
 
-    def unknown(self, node: ast.expr, what: str, got: str, known: list[str], label: str) -> NoReturn:
-        close = difflib.get_close_matches(got, known, n=3, cutoff=0.5)
-        close = close or [name for name in known if name.lower() == got.lower().removesuffix("loss")]
+    def unknown(self, node: ast.expr | None, what: str, got: str, known: list[str], label: str) -> NoReturn:
+        close = [name for name in known if name.lower() == got.lower().removesuffix("loss")]
+        close = close or difflib.get_close_matches(got, known, n=3, cutoff=0.5)
         hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
-        raise ValueError(
-            f'parse: {what} in "{self.text}" (column {node.col_offset + 1}).{hint} All {label}: {", ".join(known)}.'
-        )
+        where = "" if node is None else f" in {_quote(self.text)} (column {node.col_offset + 1})"
+        raise ValueError(f"parse: {what}{where}.{hint} All {label}: {', '.join(known)}.")
 
     def fail(self, node: ast.expr, what: str) -> NoReturn:
-        raise ValueError(f'parse: {what}; got "{ast.unparse(node)}" in "{self.text}" (column {node.col_offset + 1}).')
+        got = f"{_quote(ast.unparse(node))} in {_quote(self.text)} (column {node.col_offset + 1})"
+        raise ValueError(f"parse: {what}; got {got}.")
+
+
+def _quote(text: str) -> str:
+    """The text on one line, cut where it is long."""
+    return json.dumps(text if len(text) <= SHOWN else text[: SHOWN - 3] + "...")

@@ -55,12 +55,14 @@ class Inputs:
 
     def valid(self, ignore_index: int | None) -> Tensor | None:
         """Voxels that are not ignored, (N, V); None when all take part."""
-        return None if ignore_index is None else self.target != ignore_index
+        return None if ignore_index is None else self.target.long() != ignore_index
 
-    def labels(self, ignore_index: int | None) -> Tensor:
-        """Labels (N, V) as int64, with class 0 in the place of ignored voxels: fit for indexing."""
-        labels = self.target.long()
-        return labels if ignore_index is None else labels.masked_fill(labels == ignore_index, 0)
+    def labels(self) -> Tensor:
+        """Labels (N, V) as int64, with some class in the place of ignored voxels: fit for indexing.
+
+        The pass over the logits refuses other labels, but compiled code may index before it runs.
+        """
+        return self.target.long().clamp(0, self.logits.shape[1] - 1)
 
     def channels_on(self) -> Tensor:
         """Labels as channels of sigmoid mode, (N, C, V) bool: the one that is on."""

@@ -14,8 +14,11 @@ graph.
 """
 
 import inspect
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from math import isfinite
+from numbers import Integral, Real
 from typing import Any, TypedDict, cast
 
 import torch
@@ -94,7 +97,7 @@ class Loss(nn.Module, ABC):
         super().__init__()
         self.mode = self._option("mode", mode, MODES)
         self.reduction = self._option("reduction", reduction, REDUCTIONS)
-        self.ignore_index = ignore_index
+        self.ignore_index = None if ignore_index is None else self._integer("ignore_index", ignore_index)
         self.classes = None if classes is None else self._checked_classes(classes)
         self.register_buffer("class_weight", None if class_weight is None else self._checked_weights(class_weight))
 
@@ -143,7 +146,7 @@ class Loss(nn.Module, ABC):
         return Sum([(1.0, self), (1.0, other)]) if isinstance(other, Loss) else NotImplemented
 
     def __mul__(self, factor: float) -> "Sum":
-        return Sum([(factor, self)]) if isinstance(factor, (int, float)) else NotImplemented
+        return Sum([(factor, self)]) if isinstance(factor, Real) else NotImplemented
 
     __rmul__ = __mul__
 
@@ -171,30 +174,45 @@ class Loss(nn.Module, ABC):
             raise ValueError(f"{type(self).__name__}: `{argument}` must be one of {list(allowed)}; got {value!r}.")
         return value
 
+    def _flag(self, argument: str, value: bool) -> bool:
+        if not isinstance(value, bool):
+            raise ValueError(f"{type(self).__name__}: `{argument}` must be True or False; got {value!r}.")
+        return value
+
+    def _integer(self, argument: str, value: Any) -> int:
+        if not isinstance(value, Integral) or isinstance(value, bool):
+            raise ValueError(f"{type(self).__name__}: `{argument}` must be an integer; got {value!r}.")
+        return int(value)
+
     def _number(
-        self, argument: str, value: Any, low: float, high: float = float("inf"), *, above: bool = False
+        self, argument: str, value: Any, low: float, high: float = sys.float_info.max, *, above: bool = False
     ) -> float:
         """A finite number in [low, high], or in (low, high] with `above`."""
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if number and low <= value <= high and value != float("inf") and not (above and value == low):
-            return value
-        bounds = f"{'above' if above else 'at least'} {low:g}" + (f" and at most {high:g}" if high < 1e300 else "")
-        raise ValueError(f"{type(self).__name__}: `{argument}` must be a number {bounds}; got {value!r}.")
+        if _is_number(value) and low <= value <= high and not (above and value == low):
+            return value if type(value) is int else float(value)
+        bounds = f"{'above' if above else 'at least'} {low:g}"
+        bounds += f" and at most {high:g}" if high < sys.float_info.max else ""
+        raise ValueError(f"{type(self).__name__}: `{argument}` must be a finite number {bounds}; got {value!r}.")
 
     def _checked_classes(self, classes: Sequence[int]) -> tuple[int, ...]:
-        found = tuple(classes)
-        if not found or len(set(found)) < len(found) or not all(isinstance(c, int) and c >= 0 for c in found):
+        found = tuple(classes) if isinstance(classes, Iterable) else ()
+        numbers = all(isinstance(c, Integral) and not isinstance(c, bool) and c >= 0 for c in found)
+        if not found or not numbers or len(set(found)) < len(found):
             raise ValueError(
                 f"{type(self).__name__}: `classes` must be distinct channel numbers >= 0, at least one; got "
-                f"{classes!r}."
+                f"{classes!r}. Write classes=[1, 2], or None for all."
             )
-        return found
+        return tuple(int(c) for c in found)
 
     def _checked_weights(self, values: Sequence[float] | Tensor) -> Tensor:
-        weights = torch.as_tensor(values, dtype=torch.float32).detach().clone()
+        try:
+            weights = torch.as_tensor(values, dtype=torch.float32).detach().clone()
+        except (TypeError, ValueError, RuntimeError):
+            weights = torch.empty(0)
         if weights.ndim != 1 or not (weights >= 0).all() or not weights.isfinite().all() or not weights.any():
             raise ValueError(
-                f"{type(self).__name__}: `class_weight` must be C finite numbers >= 0, not all zero; got {values!r}."
+                f"{type(self).__name__}: `class_weight` must be C finite numbers >= 0, not all zero; got {values!r}. "
+                "Write class_weight=[1.0, 2.0], one number per channel."
             )
         return weights
 
@@ -246,9 +264,15 @@ class Sum(Loss):
 def _flatten(factor: float, loss: Loss) -> list[tuple[float, Loss]]:
     if not isinstance(loss, Loss):
         raise ValueError(f"Sum: every term must be a Loss; got {type(loss).__name__}. Write a + 0.5 * b with losses.")
-    if isinstance(factor, bool) or not -float("inf") < factor < float("inf"):
-        raise ValueError(f"Sum: the factor of a loss must be a finite number; got {factor!r}.")
-    return [(factor * f, term) for f, term in loss.pairs()] if isinstance(loss, Sum) else [(float(factor), loss)]
+    if _is_number(factor) and abs(factor) <= sys.float_info.max:
+        flat = [(float(factor) * f, term) for f, term in (loss.pairs() if isinstance(loss, Sum) else [(1.0, loss)])]
+        if all(isfinite(f) for f, _ in flat):
+            return flat
+    raise ValueError(f"Sum: the factor of a loss must be a finite number; got {factor!r} times {loss!r}.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _term(factor: float, loss: Loss) -> str:

@@ -10,8 +10,7 @@ costs is decided in `delineate.losses.loss`, not here. `smooth` is added to nume
 """
 
 from abc import abstractmethod
-from dataclasses import dataclass, fields
-from typing import Unpack
+from typing import NamedTuple, Unpack
 
 import torch
 from torch import Tensor
@@ -32,8 +31,7 @@ class RegionCommon(Common, total=False):
     smooth: float
 
 
-@dataclass(frozen=True)
-class Counts:
+class Counts(NamedTuple):
     """Soft counts of each row (a sample, or the pooled batch) and class, (R, C) float64; `total` is (R, 1)."""
 
     tp: Tensor
@@ -49,21 +47,19 @@ class Counts:
 
     @classmethod
     def of(cls, found: Overlap, pool: str) -> "Counts":
-        tables = {field.name: getattr(found, field.name) for field in fields(cls)}
-        tables["total"] = found.total[:, None]
-        if pool == "batch":
-            tables = {name: table.sum(0, keepdim=True) for name, table in tables.items()}
-        return cls(**tables)
+        total = found.total[:, None]
+        tables = cls(found.tp, found.mass, found.count, found.product, found.squares, found.target_squares, total)
+        return tables if pool == "sample" else cls._make([table.sum(0, keepdim=True) for table in tables])
 
     @property
     def fp(self) -> Tensor:
         """False positives: probability outside the class."""
-        return (self.mass - self.tp).clamp_min(0)
+        return _not_negative(self.mass - self.tp)
 
     @property
     def fn(self) -> Tensor:
         """Misses: target not covered by probability."""
-        return (self.count - self.tp).clamp_min(0)
+        return _not_negative(self.count - self.tp)
 
     @property
     def false_positive_rate(self) -> Tensor:
@@ -73,7 +69,7 @@ class Counts:
 
     def where(self, present: Tensor) -> "Counts":
         """The same where present, and a perfect voxel elsewhere: finite in every formula, and without gradient."""
-        return Counts(**{f.name: torch.where(present, getattr(self, f.name), 1.0) for f in fields(self)})
+        return Counts._make([torch.where(present, table, 1.0) for table in self])
 
 
 class _RegionLoss(Loss):
@@ -121,6 +117,11 @@ class _ClassLoss(_RegionLoss):
         return self.mean_over_classes(values, counted)
 
 
+def _not_negative(value: Tensor) -> Tensor:
+    """What only rounding can make negative, at least 0; the gradient is that of the value all the same."""
+    return value + (value.clamp_min(0) - value).detach()
+
+
 def _power(base: Tensor, exponent: float) -> Tensor:
     """base ** exponent for base >= 0, with the gradient 0 at 0 also for exponents below 1."""
     zero = base <= 0
@@ -153,12 +154,12 @@ class DiceLoss(_ClassLoss):
 
     def __init__(self, *, squared: bool = False, **common: Unpack[RegionCommon]):
         super().__init__(**common)
-        self.squared = self.squares = squared
+        self.squared = self.squares = self._flag("squared", squared)
 
     def class_loss(self, counts: Counts) -> Tensor:
         if self.squared:
             size = counts.squares + counts.target_squares
-            return (size - 2 * counts.product).clamp_min(0) / (size + self.smooth)
+            return _not_negative(size - 2 * counts.product) / (size + self.smooth)
         wrong = counts.fp + counts.fn
         return wrong / (2 * counts.tp + wrong + self.smooth)
 

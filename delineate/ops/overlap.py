@@ -91,7 +91,7 @@ def overlap(
     else:
         log_p, sums, totals = overlap_channels(logits, target, weight, ignore_index, mode == "softmax", per_voxel)
         log_p = log_p if per_voxel else None
-    return Overlap._make([*sums.unbind(1), *totals.unbind(1), log_p])
+    return Overlap._make([*sums.unbind(1), *totals.detach().unbind(1), log_p])
 
 
 def _full_precision(op: Callable) -> Callable:
@@ -171,11 +171,16 @@ def _block_of(
 
 
 def _by_class(y: Tensor, values: Tensor | None, classes: int) -> Tensor:
-    """Sum values by label, in float64."""
+    """Sum values by label, in float64: a bin may take every voxel of a block, one by one."""
     if y.device.type == "cpu":
-        return torch.bincount(y, values, classes).double()
+        return torch.bincount(y, None if values is None else values.double(), classes).double()
     added = torch.ones_like(y, dtype=torch.float64) if values is None else values.double()
     return added.new_zeros(classes).index_add_(0, y, added)
+
+
+def _row_sums(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Weighted sum of each row, (C,), in place of `values`. Unlike a product of matrices, `sum` adds by halves."""
+    return (values if weights is None else values.mul_(weights)).sum(1)
 
 
 # ------------------------------------------------------------------------------------------ softmax mode, labels
@@ -198,19 +203,18 @@ def overlap_labels(
         e = (z - peak).exp_()
         norm = e.sum(0)
         lp = z.gather(0, y[None])[0].sub_(peak).sub_(norm.log())
-        p = lp.exp()
+        hit = lp.exp()
         lp = lp if ignored is None else lp.masked_fill_(ignored, 0)
-        inverse = norm.reciprocal_()
-        share = inverse if w is None else w * inverse
+        p = e.mul_(norm.reciprocal_())
         log_p[n, block] = lp
-        row[VOXELS] += _by_class(y, None if ignored is None else (~ignored).double(), classes)
-        row[MASS] += e @ share
-        row[TP] += _by_class(y, p if w is None else p * w, classes)
+        row[VOXELS] += _by_class(y, None if ignored is None else ~ignored, classes)
+        row[TP] += _by_class(y, hit if w is None else hit.mul_(w), classes)
         row[NLL] -= _by_class(y, lp if w is None else lp * w, classes)
         if weight is not None:
             row[COUNT] += _by_class(y, w, classes)
         if squares:
-            row[SQUARES] += e.square_() @ (share * inverse)
+            row[SQUARES] += _row_sums(p.square(), w)
+        row[MASS] += _row_sums(p, w)
     if weight is None:
         sums[:, COUNT] = sums[:, VOXELS]
     sums[:, PRODUCT] = sums[:, TP]
@@ -350,13 +354,13 @@ def overlap_channels(
         w = alive if w is None else w
         row[VOXELS] += (y @ alive) if softmax else alive.sum()
         row[COUNT] += y.double() @ w.double()
-        row[MASS] += p @ w
-        row[TP] += torch.minimum(p, y) @ w
-        row[NLL] -= torch.where(y > 0, on * y, 0) @ w
-        row[NLL_OFF] -= torch.where(y < 1, off * (1 - y), 0) @ w
-        row[SQUARES] += p.square() @ w
-        row[PRODUCT] += (p * y) @ w
-        row[TARGET_SQUARES] += y.square() @ w
+        row[TP] += _row_sums(torch.minimum(p, y), w)
+        row[NLL] -= _row_sums(torch.where(y > 0, on * y, 0), w)
+        row[NLL_OFF] -= _row_sums(torch.where(y < 1, off * (1 - y), 0), w)
+        row[SQUARES] += _row_sums(p.square(), w)
+        row[PRODUCT] += _row_sums(p * y, w)
+        row[TARGET_SQUARES] += _row_sums(y.square(), w)
+        row[MASS] += _row_sums(p, w)
         totals[n] += torch.stack([alive.sum(dtype=torch.float64), w.sum(dtype=torch.float64)])
         if per_voxel:
             lp = torch.where(y > 0, on, off)

@@ -1,0 +1,291 @@
+"""The command line: `delineate VERB ...`, each verb a plain function whose signature and docstring are its help."""
+
+import json
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser, auto_cli
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from delineate import __version__
+from delineate.data import Source, Statistics, open_source, statistics
+from delineate.report import leaderboard, read_results, verdict, write_leaderboard_csv, write_report
+from delineate.training.compare import compare_losses, train_alone
+from delineate.training.evaluate import evaluate_run, predict_images
+from delineate.training.run import Interrupted
+from delineate.training.settings import Settings
+
+DEFAULT_LOSSES = ["CE", "Dice + CE", "Focal", "Dice + TopK(k=0.1)"]
+
+
+def inspect(data: str, split: str = "train") -> None:
+    """Show what a data set holds: class shares, instance sizes, images without each class.
+
+    Args:
+        data: folder of the data set: a PASCAL VOC tree, images/ masks/ folders, or nnU-Net raw.
+        split: which split to look at.
+    """
+    source = open_source(data)
+    with _progress("reading masks") as update:
+        found = statistics(source, split, progress=update)
+    _print_statistics(source, found)
+
+
+def train(
+    data: str, loss: str = "Dice + CE", seed: int = 0, out: str | None = None, resume: bool = False, **settings: Any
+) -> None:
+    """Train one network and evaluate it on the val split.
+
+    Args:
+        data: folder of the data set.
+        loss: expression such as "Dice + 0.5*TopK(k=0.1)".
+        seed: of the weights, the batch order and the augmentation.
+        out: run folder; a new one under runs/ by default.
+        resume: continue the run in --out from its last complete epoch.
+        settings: budget and recipe.
+    """
+    recipe = Settings(**settings)
+    source = open_source(data, recipe.train_list)
+    folder = _folder("train", source, out, resume)
+    with _resumable("train", folder):
+        result = train_alone(source, loss, seed, recipe, folder)
+    _finish(folder)
+    if result["status"] == "failed":
+        raise SystemExit(1)
+
+
+def compare(
+    data: str,
+    losses: list[str] = DEFAULT_LOSSES,
+    seeds: int = 1,
+    out: str | None = None,
+    resume: bool = False,
+    **settings: Any,
+) -> None:
+    """Train one network per loss on the same batches from the same start, and report which loss is better.
+
+    Args:
+        data: folder of the data set.
+        losses: expressions, each in quotes, as in --losses "CE" "Dice + CE" "Focal".
+        seeds: trainings of each loss, with seeds 0, 1, ...
+        out: folder of the comparison; a new one under runs/ by default.
+        resume: continue the comparison in --out; finished runs are kept, losses and seeds may be added.
+        settings: budget and recipe, the same for every loss.
+    """
+    recipe = Settings(**settings)
+    source = open_source(data, recipe.train_list)
+    folder = _folder("compare", source, out, resume)
+    with _resumable("compare", folder):
+        compare_losses(source, losses, seeds, recipe, folder, after_run=write_report)
+    write_leaderboard_csv(read_results(folder), folder / "leaderboard.csv")
+    _finish(folder)
+
+
+def evaluate(run: str, data: str | None = None, split: str = "val") -> None:
+    """Score a trained run on a split; writes metrics.json and per_image.csv into the run's folder.
+
+    Args:
+        run: folder of a run.
+        data: another data set with the same classes.
+        split: which split to score.
+    """
+    with _progress("evaluating") as update:
+        found = evaluate_run(Path(run), data, split, update)
+    table = Table(
+        "class",
+        box=SIMPLE,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        title=f"{run} on {split}: mIoU {_number(found['miou'])}",
+        title_justify="left",
+    )
+    metrics = ("iou", "dice", "precision", "recall")
+    for metric in metrics:
+        table.add_column({"iou": "IoU", "dice": "Dice"}.get(metric, metric), justify="right")
+    for name in found["iou"]:
+        table.add_row(name, *(_number(found[metric][name]) for metric in metrics))
+    Console().print(table)
+    for line in found["conventions"]:
+        print(f"- {line}")
+    print(f"written: {run}/evaluation-{split}/metrics.json, per_image.csv")
+
+
+def predict(run: str, images: str, out: str = "predictions") -> None:
+    """Write a label map, as a palette PNG, for a picture or every picture of a folder.
+
+    Args:
+        run: folder of a run.
+        images: a picture, or a folder of them.
+        out: new or empty folder for the PNGs; -o for short.
+    """
+    with _progress("predicting") as update:
+        count = predict_images(Path(run), Path(images), Path(out), update)
+    print(f"written: {count} label maps in {out}")
+
+
+VERBS = {"inspect": inspect, "train": train, "compare": compare, "evaluate": evaluate, "predict": predict}
+SEVERAL = ("--losses", "--crop")
+"""Options that are followed by several words."""
+
+
+class _Parser(ArgumentParser):
+    """Reports a wrong command line in one line, as every other bad input is reported."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        print(f"delineate: error: {' '.join(str(message).split())}. See {self.prog} --help.", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a verb. Bad input ends in one line and exit code 2, Ctrl-C in 130."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        auto_cli(
+            VERBS,
+            args=_join_lists(arguments),
+            parser_class=_Parser,
+            prog="delineate",
+            description="Segmentation losses on your own data: inspect, train, compare, evaluate, predict.",
+            version=__version__,
+            allow_abbrev=False,
+        )
+    except (ValueError, OSError) as error:
+        if not _is_ours(error):
+            raise
+        print(f"delineate: error: {_one_line(error)}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("delineate: stopped.", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _join_lists(arguments: list[str]) -> list[str]:
+    """Turn `--losses "CE" "Dice"` into what the parser takes, `--losses '["CE", "Dice"]'`, and `-o` into `--out`.
+
+    >>> _join_lists(["compare", "data", "--losses", "CE", "Dice + CE", "--crop", "64", "96", "-o", "x"])
+    ['compare', 'data', '--losses', '["CE", "Dice + CE"]', '--crop', '[64, 96]', '--out', 'x']
+    """
+    joined, rest = [], list(arguments)
+    while rest:
+        word = rest.pop(0)
+        joined.append("--out" if word == "-o" else word)
+        words = list(takewhile(lambda word: not word.startswith("--"), rest)) if word in SEVERAL else []
+        if words and not words[0].startswith("["):
+            joined.append(json.dumps([int(word) if word.isdigit() else word for word in words]))
+            del rest[: len(words)]
+    return joined
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether an error was raised by this package, on purpose, rather than deep inside a library."""
+    frames = traceback.extract_tb(error.__traceback__)
+    inside = str(Path(__file__).parent)
+    return any(frame.filename.startswith(inside) for frame in frames[-1:]) or "delineate.data" in str(error)
+
+
+def _one_line(error: BaseException) -> str:
+    """The message; of an error in a loader's worker, which comes with its traceback, only the message."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0] if len(lines) == 1 else lines[-1].partition("Error: ")[2] or lines[-1]
+
+
+def _folder(verb: str, source: Source, out: str | None, resume: bool) -> Path:
+    """The folder to write to: as given, or a new one. Existing results are only continued, never overwritten."""
+    if out is None:
+        if resume:
+            raise ValueError("--resume: name the folder to continue with --out.")
+        base = Path("runs") / f"{verb}-{source.root.resolve().name}"
+        number = 1
+        while Path(f"{base}-{number}").exists():
+            number += 1
+        return Path(f"{base}-{number}")
+    folder = Path(out)
+    if folder.is_file():
+        raise ValueError(f"--out {folder}: expected a folder; this is a file.")
+    if folder.is_dir() and any(folder.iterdir()) and not resume:
+        raise ValueError(f"--out {folder}: exists and is not empty. Choose a new folder, or add --resume true.")
+    if resume and not (folder / "config.yaml").is_file():
+        raise ValueError(f"--out {folder}: expected a {verb} folder to resume; it holds no config.yaml.")
+    return folder
+
+
+@contextmanager
+def _resumable(verb: str, folder: Path) -> Iterator[None]:
+    """On Ctrl-C, say how to go on."""
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt):
+        if not (folder / "config.yaml").is_file():
+            raise KeyboardInterrupt from None
+        print(
+            f"\nStopped; the last complete epoch is kept. To go on:\n"
+            f"  delineate {verb} --config {folder}/config.yaml --out {folder} --resume true",
+            file=sys.stderr,
+        )
+        raise SystemExit(130) from None
+
+
+def _finish(folder: Path) -> None:
+    """The report, and the same table on the terminal."""
+    page = write_report(folder)
+    found = read_results(folder)
+    table = Table(box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("loss", "mIoU", "Dice", "rare IoU", "ms/step", "loss ms", "peak MiB", "status"):
+        table.add_column(name, justify="left" if name in ("loss", "status") else "right", no_wrap=True)
+    for row in leaderboard(found):
+        scores = (_number(row[key]) for key in ("miou", "mdice", "rare_iou"))
+        costs = (_number(row[key], 1) for key in ("ms_per_step", "loss_ms", "peak_memory_mib"))
+        table.add_row(row["loss"], *scores, *costs, row["status"])
+    Console().print(table)
+    for sentence in verdict(found):
+        print(sentence)
+    for run in found.runs:
+        if run.error:
+            print(f"{run.name}: {run.error}", file=sys.stderr)
+    print(f"report: {page}")
+
+
+def _print_statistics(source: Source, found: Statistics) -> None:
+    sides = " to ".join("x".join(f"{side:g}" for side in found.image_sizes[key]) for key in ("min", "max"))
+    held = ", ".join(f"{name} {len(items)}" for name, items in source.splits.items())
+    print(f"{source.root}: {source.layout} layout, {source.dims}D, {len(source.classes)} classes; images: {held}")
+    print(f"split {found.split}: {found.images} images of {sides}; void {found.void_share:.2f} % of all pixels")
+    table = Table(box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("class", "share %", "absent", "instances", "per image", "smallest", "median", "largest"):
+        table.add_column(name, justify="left" if name == "class" else "right", no_wrap=True)
+    for row in found.classes:
+        sizes = [f"{row.instance_sizes[key]:g}" for key in ("min", "50%", "max")] if row.instance_sizes else ["-"] * 3
+        counts = [f"{row.share:.2f}", str(row.absent), str(row.instances), f"{row.instances_per_image['50%']:g}"]
+        table.add_row(row.name, *counts, *sizes)
+    Console().print(table)
+    unit = "pixels" if source.dims == 2 else "voxels"
+    print(f"commonest to rarest class: {found.imbalance:.0f} : 1")
+    print("absent: images without the class")
+    print(f"instances: {found.connectivity}-connected components; per image: their median number; sizes in {unit}")
+    for note in source.notes:
+        print(f"note: {note}")
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Any]:
+    """A bar on a terminal, silence in a pipe: yields update(done, total)."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""What a step costs: time, and memory allocated beyond what was held before."""
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from delineate.losses import Loss
+
+MIB = 2**20
+
+
+def _memory_log() -> profile:
+    """A recorder of every allocation on the CPU, whose own remarks stay off the terminal."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    return profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+
+
+def peak_allocated(run: Callable[[], object], device: torch.device | str = "cpu") -> int:
+    """Peak bytes that `run` allocates on the device beyond what was held before; on the CPU from the allocation log."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with _memory_log() as log:
+        run()
+    return _peak(log)
+
+
+def _peak(log: profile) -> int:
+    """Highest running sum of the allocations and releases that a profile recorded."""
+    held = peak = 0
+    events = [e for e in log.profiler.kineto_results.events() if e.name() == "[memory]"]  # pyright: ignore
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        held += event.nbytes()  # pyright: ignore
+        peak = max(peak, held)
+    return peak
+
+
+def median_ms(run: Callable[[], object], repeats: int = 5, warm_up: int = 1, device: str = "cpu") -> float:
+    """Median time of a call in milliseconds."""
+    times = []
+    for turn in range(warm_up + repeats):
+        start = time.perf_counter()
+        run()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        if turn >= warm_up:
+            times.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(times)
+
+
+def loss_ms(loss: Loss, logits: Tensor, target: Tensor) -> float:
+    """Median milliseconds of the loss alone, forward and backward, on a batch as training saw it."""
+    logits = logits.detach().requires_grad_()
+
+    def step() -> None:
+        logits.grad = None
+        loss(logits, target).backward()
+
+    return median_ms(step, device=logits.device.type)
+
+
+class StepCost(Callback):
+    """Times every training step and takes the peak memory of the third."""
+
+    MEASURED = 2
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.peak_bytes: int | None = None
+        self.kind = ""
+        self._log: profile | None = None
+        self._start = 0.0
+        self._held = 0
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch, batch_idx: int) -> None:
+        if self.peak_bytes is None and batch_idx == self.MEASURED:
+            if module.device.type == "cuda":
+                torch.cuda.synchronize()
+                torch.cuda.reset_peak_memory_stats()
+                self._held = torch.cuda.memory_allocated()
+            else:
+                self._log = _memory_log()
+                self._log.__enter__()
+        self._start = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_idx: int) -> None:
+        if module.device.type == "cuda":
+            torch.cuda.synchronize()
+        if self.peak_bytes is not None or batch_idx != self.MEASURED:
+            self.times.append(time.perf_counter() - self._start)
+        elif module.device.type == "cuda":
+            self.peak_bytes, self.kind = torch.cuda.max_memory_allocated() - self._held, "GPU"
+        elif self._log is not None:
+            self._log.__exit__(None, None, None)
+            self.peak_bytes, self.kind, self._log = _peak(self._log), "CPU", None
+
+    def to_dict(self) -> dict[str, object]:
+        """`ms_per_step`, `peak_memory_mib` and how the memory was taken."""
+        times = self.times[self.MEASURED :] or self.times  # the first steps warm caches up
+        return {
+            "ms_per_step": round(1e3 * statistics.median(times), 1) if times else None,
+            "peak_memory_mib": None if self.peak_bytes is None else round(self.peak_bytes / MIB, 1),
+            "memory_kind": f"peak allocated during one training step beyond what was held before it, {self.kind}",
+        }

@@ -1,0 +1,94 @@
+"""One training step, one validation pass: the LightningModule."""
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+
+from delineate.data.dataset import Sample
+from delineate.losses import Loss, Sum
+from delineate.metrics import ConfusionMatrix, Scores
+
+WARM_UP = 0.05
+"""Share of the steps over which the learning rate rises from 0."""
+
+
+class SegmentationModule(LightningModule):
+    """A network, the loss it is trained with, and the scores it is judged by.
+
+    Args:
+        model: images (N, 3, H, W) to logits (N, C, H, W).
+        loss: called with logits and labels.
+        classes: names of the C classes.
+        ignore_index: label of pixels that take no part in the scores.
+        lr, weight_decay, schedule: see `Settings`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        classes: tuple[str, ...],
+        ignore_index: int | None,
+        *,
+        lr: float = 1e-3,
+        weight_decay: float = 1e-2,
+        schedule: str = "poly",
+    ):
+        super().__init__()
+        self.model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.loss = loss
+        self.classes, self.ignore_index = classes, ignore_index
+        self.lr, self.weight_decay, self.schedule = lr, weight_decay, schedule
+        self.matrix = ConfusionMatrix(len(classes), ignore_index)
+        self.scores: Scores | None = None
+        """Scores of the last complete validation pass."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images.contiguous(memory_format=torch.channels_last))
+
+    def training_step(self, batch: Sample, batch_idx: int) -> Tensor:
+        logits, size = self(batch["image"]), len(batch["image"])
+        if isinstance(self.loss, Sum) and len(self.loss.terms) > 1:
+            parts = self.loss.parts(logits, batch["mask"])
+            self.log_dict({f"train/loss/{name}": value.detach().float() for name, value in parts.items()})
+            value = torch.stack(list(parts.values())).sum(0).float()
+        else:
+            value = self.loss(logits, batch["mask"])
+        self.log("train/loss", value.detach(), on_step=True, on_epoch=False, batch_size=size)
+        return value
+
+    def on_validation_epoch_start(self) -> None:
+        self.matrix = ConfusionMatrix(len(self.classes), self.ignore_index)
+
+    def validation_step(self, batch: Sample, batch_idx: int) -> None:
+        self.matrix.update(self(batch["image"]).argmax(1), batch["mask"])
+
+    def on_validation_epoch_end(self) -> None:
+        counts = self.matrix.counts.to(self.device)
+        self.matrix.counts = self.trainer.strategy.reduce(counts, reduce_op="sum").cpu()  # pyright: ignore
+        self.scores = self.matrix.scores()
+        values = {"val/miou": self.scores.miou, "val/mdice": self.scores.mdice}
+        values |= {f"val/iou/{name}": value for name, value in zip(self.classes, self.scores.iou.tolist(), strict=True)}
+        self.log_dict(values, rank_zero_only=True)
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.AdamW(self.model.parameters(), self.lr, weight_decay=self.weight_decay)
+        steps = int(self.trainer.estimated_stepping_batches)
+        factor = _factors(self.schedule, steps)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _factors(schedule: str, steps: int):
+    """Learning rate at a step as a share of the peak: a linear warm-up, then the schedule."""
+    warm_up = max(1, round(WARM_UP * steps))
+    decay = {
+        "poly": lambda t: (1 - t) ** 0.9,
+        "cosine": lambda t: (1 + torch.cos(torch.tensor(torch.pi * t)).item()) / 2,
+        "constant": lambda t: 1.0,
+    }[schedule]
+
+    def factor(step: int) -> float:
+        return min((step + 1) / warm_up, decay(min(step / max(steps, 1), 1.0)))
+
+    return factor

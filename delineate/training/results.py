@@ -1,0 +1,135 @@
+"""What a run leaves on disk besides its weights, in the form that reports read."""
+
+import csv
+import hashlib
+import json
+import os
+import platform
+import shlex
+import sys
+from dataclasses import asdict
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+from torch import nn
+
+from delineate.data import Source
+from delineate.metrics import CONVENTIONS, Scores
+from delineate.training.datamodule import DataModule
+
+
+def val_result(scores: Scores, source: Source, images: int) -> dict[str, Any]:
+    """Scores as result files hold them."""
+    return scores.to_dict(source.classes) | {"images": images, "conventions": list(CONVENTIONS)}
+
+
+def describe(source: Source, train_share: dict[str, float], notes: list[str]) -> dict[str, Any]:
+    """The data set as result files hold it."""
+    return {
+        "root": str(source.root.resolve()),
+        "layout": source.layout,
+        "split": "val",
+        "train_images": len(source.items("train")),
+        "val_images": len(source.items("val")),
+        "classes": list(source.classes),
+        "palette": source.palette.tolist(),
+        "ignore_index": source.ignore_index,
+        "train_share": train_share,
+        "notes": [*source.notes, *notes],
+    }
+
+
+def budget(data: DataModule) -> dict[str, Any]:
+    """What every loss of a comparison is given, as the report shows it."""
+    settings = data.settings
+    steps = len(data.train_set) // settings.batch_size * settings.epochs
+    model = f"{settings.model} ({settings.encoder}, {settings.weights or 'random'} weights)"
+    return asdict(settings) | {"crop": list(data.crop), "model": model, "steps": steps}
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and command."""
+    return {
+        "delineate": _version("delineate"),
+        "python": platform.python_version(),
+        **{name: _version(name) for name in ("torch", "lightning", "torchvision", "segmentation-models-pytorch")},
+        "platform": platform.platform(),
+        "cpu": platform.processor() or platform.machine(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": shlex.join(["delineate", *sys.argv[1:]]),
+    }
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write all of a JSON file or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def write_config(folder: Path, options: dict[str, Any]) -> None:
+    """The arguments of the command as `config.yaml`, which `--config` takes."""
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
+    text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=None)
+    (folder / "config.yaml").write_text(text, encoding="utf-8")
+
+
+def prepare_run(folder: Path, options: dict[str, Any]) -> None:
+    """Make the folder of a run or a comparison, with its arguments and its environment."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_config(folder, options)
+    write_json(folder / "env.json", environment())
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A hash of all weights: equal for equal starts."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def merge_logs(folder: Path) -> None:
+    """Join the logs of all attempts into `metrics.csv`; steps that a later attempt repeated are taken from it."""
+    rows: list[dict[str, str]] = []
+    for path in sorted((folder / "logs").glob("*/metrics.csv"), key=lambda path: int(path.parent.name)):
+        with path.open(newline="", encoding="utf-8") as file:
+            later = list(csv.DictReader(file))
+        if later:
+            first = min(int(row["step"]) for row in later)
+            rows = [row for row in rows if int(row["step"]) < first] + later
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    names.sort(key=lambda name: (name not in ("epoch", "step"), name))
+    with (folder / "metrics.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def save_labels(labels: np.ndarray, palette: np.ndarray, path: Path) -> None:
+    """Write labels (H, W) as a palette PNG; 16-bit grey where there are more than 256 classes."""
+    if len(palette) > 256:
+        Image.fromarray(labels.astype(np.uint16)).save(path)
+        return
+    colours = np.full((256, 3), 224, dtype=np.uint8)  # all 256, or the file is packed to fewer bits and 255 is lost
+    colours[: len(palette)] = palette
+    picture = Image.fromarray(labels.astype(np.uint8))
+    picture.putpalette(colours.tobytes())
+    picture.save(path)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

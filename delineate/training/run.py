@@ -1,0 +1,221 @@
+"""One training run: a folder with everything that is needed to judge, repeat and continue it."""
+
+import hashlib
+import logging
+import math
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from delineate.data import Source
+from delineate.losses import Loss, parse
+from delineate.training.cost import StepCost, loss_ms
+from delineate.training.datamodule import DataModule
+from delineate.training.models import build_model
+from delineate.training.module import SegmentationModule
+from delineate.training.results import fingerprint, merge_logs, save_labels, val_result, write_json
+from delineate.training.settings import Settings
+
+CHECKPOINT = "checkpoints/last.ckpt"
+
+
+class Interrupted(Exception):
+    """The user stopped a run; what was reached is on disk."""
+
+
+def loss_for(text: str, source: Source) -> Loss:
+    """The loss of an expression, for the classes and the void label of a data set."""
+    return parse(text, ignore_index=source.pad_label)
+
+
+def train_run(
+    source: Source,
+    loss_text: str,
+    seed: int,
+    settings: Settings,
+    folder: Path,
+    *,
+    samples: list[str],
+    show: str = "",
+    context: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Train, evaluate the last epoch on the val split, and write `metrics.json`, `metrics.csv` and predictions.
+
+    Args:
+        folder: the run's folder; a checkpoint in it is continued.
+        samples: ids of val images whose predictions are kept in `samples/`.
+        show: what precedes the lines on the terminal.
+        context: further entries of `metrics.json`.
+
+    Returns:
+        What `metrics.json` holds, its keys as the report reads them.
+
+    Raises:
+        Interrupted: on Ctrl-C, after `metrics.json` was written with that status.
+    """
+    seed_everything(seed, verbose=False)
+    data = DataModule(source, settings, seed)
+    model = build_model(settings.model, len(source.classes), encoder=settings.encoder, weights=settings.weights)
+    start = fingerprint(model)
+    recipe = {"lr": settings.lr, "weight_decay": settings.weight_decay, "schedule": settings.schedule}
+    module = SegmentationModule(model, loss_for(loss_text, source), source.classes, source.pad_label, **recipe)
+    watch = Watch(show)
+    trainer = _trainer(folder, settings, [watch.cost, watch, _checkpoints(folder)])
+    result = {"loss": loss_text, "seed": seed, "dims": source.dims, "initial_weights": start} | (context or {})
+    try:
+        _fit(trainer, module, data, folder)
+    except Interrupted:
+        _finish(folder, result | {"status": "interrupted", "error": None, "val": None}, watch)
+        raise
+    except FloatingPointError as error:
+        return _finish(folder, result | {"status": "failed", "error": str(error), "val": None}, watch)
+    if module.scores is None:  # continued after its last epoch
+        with quiet():
+            trainer.validate(module, datamodule=data, verbose=False)
+    scores = module.scores
+    assert scores is not None
+    logits, target = save_predictions(module, data, samples, folder / "samples")
+    result |= {"status": "finished", "error": None, "val": val_result(scores, source, len(data.eval_set))}
+    return _finish(folder, result, watch, loss_ms=round(loss_ms(module.loss, logits, target), 2))
+
+
+def save_predictions(
+    module: SegmentationModule, data: DataModule, ids: list[str], folder: Path
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Write `<id>.pred.png` for some images; the logits and labels of one batch of them are returned."""
+    folder.mkdir(parents=True, exist_ok=True)
+    module.eval()
+    seen = []
+    for batch in data.samples(ids):
+        with torch.no_grad():
+            logits = module(batch["image"].to(module.device))
+        (height, width), name = batch["size"][0], batch["id"][0]
+        labels = logits[0, :, :height, :width].argmax(0).cpu().numpy()
+        save_labels(labels, data.source.palette, folder / f"{name}.pred.png")
+        seen.append((logits.float(), batch["mask"].to(module.device)))
+    size = seen[0][0].shape[2:]
+    alike = [pair for pair in seen if pair[0].shape[2:] == size]
+    return torch.cat([z for z, _ in alike]), torch.cat([y for _, y in alike])
+
+
+class Watch(Callback):
+    """One line an epoch, a fingerprint of the first epoch's batches, and a stop when the loss is not finite."""
+
+    EVERY = 50
+    """Steps between checks of the loss on a GPU, where looking waits for the device."""
+
+    def __init__(self, show: str):
+        self.show, self.cost = show, StepCost()
+        self.batches = hashlib.sha256()
+        self.seen = self.steps = 0
+        self.seconds = 0.0
+        self._loss = math.nan
+        self._start = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._start = time.monotonic()
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch, batch_idx: int) -> None:
+        if trainer.current_epoch == 0:
+            self.batches.update("|".join(batch["id"]).encode())
+            self.batches.update(batch["image"][:, :, ::16, ::16].cpu().numpy().tobytes())
+            self.seen += 1
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_idx: int) -> None:
+        self.steps += 1
+        if module.device.type == "cpu" or self.steps % self.EVERY == 0:
+            self._loss = float(outputs["loss"])
+            if not math.isfinite(self._loss):
+                raise FloatingPointError(
+                    f"the loss is {self._loss} at step {trainer.global_step} (epoch {trainer.current_epoch + 1}): "
+                    "lower --lr, or use another loss"
+                )
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        assert isinstance(module, SegmentationModule)
+        self.seconds += time.monotonic() - self._start
+        miou = f"{module.scores.miou:.3f}" if module.scores else "-"
+        place = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        if trainer.is_global_zero:
+            print(
+                f"{self.show}{place}  loss {self._loss:.4f}  val mIoU {miou}  {time.monotonic() - self._start:.0f} s",
+                flush=True,
+            )
+
+
+def _checkpoints(folder: Path) -> ModelCheckpoint:
+    """The state after the last complete epoch, under one name."""
+    path = folder / CHECKPOINT
+    return ModelCheckpoint(path.parent, path.stem, save_top_k=1, enable_version_counter=False)
+
+
+def _trainer(folder: Path, settings: Settings, callbacks: list[Callback]) -> Trainer:
+    attempt = str(len(list((folder / "logs").glob("*"))))
+    precision = settings.precision
+    if precision == "auto":
+        gpu = torch.cuda.is_available()
+        precision = "32-true" if not gpu else "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    with quiet():
+        return Trainer(
+            max_epochs=settings.epochs,
+            precision=precision,  # pyright: ignore[reportArgumentType]
+            logger=[CSVLogger(folder, "logs", attempt), TensorBoardLogger(folder, "logs", attempt)],
+            callbacks=callbacks,
+            enable_progress_bar=sys.stderr.isatty(),
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=5,
+            reload_dataloaders_every_n_epochs=1,
+        )
+
+
+def _fit(trainer: Trainer, module: SegmentationModule, data: DataModule, folder: Path) -> None:
+    """Train, from the checkpoint in the folder where there is one. Ctrl-C becomes `Interrupted`."""
+    checkpoint = folder / CHECKPOINT
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with quiet():
+            trainer.fit(
+                module, datamodule=data, ckpt_path=checkpoint if checkpoint.is_file() else None, weights_only=True
+            )
+    except (KeyboardInterrupt, SystemExit):
+        raise Interrupted from None
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        merge_logs(folder)
+
+
+def _finish(folder: Path, result: dict[str, Any], watch: Watch, **cost: Any) -> dict[str, Any]:
+    cost = watch.cost.to_dict() | {"train_seconds": round(watch.seconds, 1), "steps": watch.steps} | cost
+    result |= {"cost": cost, "batches": f"sha256:{watch.batches.hexdigest()[:16]}" if watch.seen else None}
+    write_json(folder / "metrics.json", result)
+    return result
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Lightning's advice about machines and loaders off the terminal; warnings of the user's code still show."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        warnings.filterwarnings("ignore", ".*exists and is not empty.*")
+        warnings.filterwarnings("ignore", ".*available but not used.*")
+        warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")  # inside Lightning
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
