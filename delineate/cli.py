@@ -140,7 +140,8 @@ class _Parser(ArgumentParser):
     """Reports a wrong command line in one line, as every other bad input is reported."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        print(f"delineate: error: {' '.join(str(message).split())}. See {self.prog} --help.", file=sys.stderr)
+        text, verb = " ".join(str(message).split()).rstrip("."), self.prog.replace("[options] ", "")
+        print(f"delineate: error: {text}. See {verb} --help.", file=sys.stderr)
         raise SystemExit(2)
 
 

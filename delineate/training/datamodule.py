@@ -5,26 +5,39 @@ from functools import partial
 
 import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from delineate.data import SegmentationDataset, Source, collate, default_crop, eval_transform, train_transform
 from delineate.data.dataset import Sample
 from delineate.training.settings import Settings
 
+SEED_STRIDE = 100_003
+"""Orders are drawn from seed * stride + epoch, so that no epoch of one seed has the order of another's."""
+
+
+class EpochSampler(DistributedSampler):
+    """A new order every epoch, split over ranks, whose items are (epoch, index): what `Seeded` draws from.
+
+    Lightning announces the epoch by `set_epoch`, also when it continues from a checkpoint.
+    """
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return ((self.epoch, index) for index in super().__iter__())
+
 
 class Seeded(Dataset[Sample]):
-    """A dataset whose augmentation of image i is drawn from (seed, epoch, i), in whatever process it runs."""
+    """A dataset whose augmentation of an image is drawn from (seed, epoch, index), in whatever process it runs."""
 
-    def __init__(self, dataset: SegmentationDataset, seed: int, epoch: int):
-        self.dataset, self.seed, self.epoch = dataset, seed, epoch
+    def __init__(self, dataset: SegmentationDataset, seed: int):
+        self.dataset, self.seed = dataset, seed
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, place: tuple[int, int]) -> Sample:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(hash((self.seed, self.epoch, index)) % 2**63)
-            return self.dataset[index]
+            torch.manual_seed(hash((self.seed, *place)) % 2**63)
+            return self.dataset[place[1]]
 
 
 class DataModule(LightningDataModule):
@@ -50,10 +63,11 @@ class DataModule(LightningDataModule):
             )
 
     def train_dataloader(self) -> DataLoader:
-        """Batches of the current epoch, the last incomplete one dropped. Called anew for every epoch."""
-        epoch = self.trainer.current_epoch if self.trainer else 0
-        order = torch.Generator().manual_seed(hash((self.seed, epoch)) % 2**63)
-        return self._loader(Seeded(self.train_set, self.seed, epoch), shuffle=True, generator=order, drop_last=True)
+        """Shuffled batches, the last incomplete one dropped."""
+        ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        images = Seeded(self.train_set, self.seed)
+        order = EpochSampler(images, ranks, rank, seed=self.seed * SEED_STRIDE)
+        return self._loader(images, sampler=order, drop_last=True)
 
     def val_dataloader(self) -> DataLoader:
         """The whole images of the split, padded to a multiple of 32."""

@@ -70,7 +70,7 @@ def train_run(
     recipe = {"lr": settings.lr, "weight_decay": settings.weight_decay, "schedule": settings.schedule}
     module = SegmentationModule(model, loss_for(loss_text, source), source.classes, source.pad_label, **recipe)
     watch = Watch(show)
-    trainer = _trainer(folder, settings, [watch.cost, watch, _checkpoints(folder)])
+    trainer = _trainer(folder, data, [watch.cost, watch, _checkpoints(folder)])
     result = {"loss": loss_text, "seed": seed, "dims": source.dims, "initial_weights": start} | (context or {})
     try:
         _fit(trainer, module, data, folder)
@@ -159,8 +159,9 @@ def _checkpoints(folder: Path) -> ModelCheckpoint:
     return ModelCheckpoint(path.parent, path.stem, save_top_k=1, enable_version_counter=False)
 
 
-def _trainer(folder: Path, settings: Settings, callbacks: list[Callback]) -> Trainer:
+def _trainer(folder: Path, data: DataModule, callbacks: list[Callback]) -> Trainer:
     attempt = str(len(list((folder / "logs").glob("*"))))
+    settings = data.settings
     precision = settings.precision
     if precision == "auto":
         gpu = torch.cuda.is_available()
@@ -174,8 +175,7 @@ def _trainer(folder: Path, settings: Settings, callbacks: list[Callback]) -> Tra
             enable_progress_bar=sys.stderr.isatty(),
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            log_every_n_steps=5,
-            reload_dataloaders_every_n_epochs=1,
+            log_every_n_steps=min(5, len(data.train_set) // settings.batch_size),
         )
 
 

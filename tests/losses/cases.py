@@ -1,5 +1,6 @@
 """One row per public loss: how to build it, and its reference. A public loss without a row fails the contract test."""
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,3 +80,39 @@ def batch(space=(5, 4), *, samples=3, channels=3, mode="softmax", kind="labels",
     if mode == "softmax":
         soft = soft / soft.sum(1, keepdim=True)
     return logits, (soft == soft.amax(1, keepdim=True)).to(dtype) if kind == "dense" else soft
+
+
+MODES = ("softmax", "sigmoid")
+
+
+def value_and_gradient(loss, logits, target, weight=None):
+    """The value and its gradient to the logits (of its sum, with reduction="none"); the logits stay untouched."""
+    logits = logits.detach().clone().requires_grad_()
+    value = loss(logits, target, weight)
+    (gradient,) = torch.autograd.grad(value.sum(), logits)
+    return value.detach(), gradient
+
+
+def in_mode(loss, mode):
+    """A copy of the loss, with all terms of a sum in the mode."""
+    loss = copy.deepcopy(loss)
+    for part in loss.modules():
+        if isinstance(part, L.Loss):
+            part.mode = mode
+    return loss
+
+
+def ball(space, radius, shift=0):
+    """Labels (1, *S): 1 within the radius of the middle, moved by `shift` along the first axis."""
+    axes = torch.meshgrid(*(torch.arange(s) for s in space), indexing="ij")
+    middle = [s // 2 + (shift if axis == 0 else 0) for axis, s in enumerate(space)]
+    squared = sum((a - m) ** 2 for a, m in zip(axes, middle, strict=True))
+    return (squared <= radius**2).long()[None]
+
+
+def margins(labels, channels, margin, mode):
+    """Logits that say the labels: `margin` above the other classes (softmax), or +-`margin` (sigmoid)."""
+    if channels == 1:
+        return (2.0 * labels[:, None] - 1) * margin
+    on = torch.nn.functional.one_hot(labels, channels).movedim(-1, 1).double()
+    return on * margin if mode == "softmax" else (2 * on - 1) * margin
