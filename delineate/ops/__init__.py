@@ -1,0 +1,1 @@
+"""The heavy computations behind the losses, as custom ops."""

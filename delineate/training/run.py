@@ -70,7 +70,7 @@ def train_run(
     recipe = {"lr": settings.lr, "weight_decay": settings.weight_decay, "schedule": settings.schedule}
     module = SegmentationModule(model, loss_for(loss_text, source), source.classes, source.pad_label, **recipe)
     watch = Watch(show)
-    trainer = _trainer(folder, data, [watch.cost, watch, _checkpoints(folder)])
+    trainer = _trainer(folder, data, [watch, watch.cost, _checkpoints(folder)])
     result = {"loss": loss_text, "seed": seed, "dims": source.dims, "initial_weights": start} | (context or {})
     try:
         _fit(trainer, module, data, folder)
@@ -162,13 +162,14 @@ def _checkpoints(folder: Path) -> ModelCheckpoint:
 def _trainer(folder: Path, data: DataModule, callbacks: list[Callback]) -> Trainer:
     attempt = str(len(list((folder / "logs").glob("*"))))
     settings = data.settings
-    precision = settings.precision
+    precision, gpu = settings.precision, torch.cuda.is_available()
     if precision == "auto":
-        gpu = torch.cuda.is_available()
         precision = "32-true" if not gpu else "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
     with quiet():
         return Trainer(
             max_epochs=settings.epochs,
+            accelerator="cuda" if gpu else "cpu",  # not MPS, which lacks the float64 of the sums
+            devices=1,
             precision=precision,  # pyright: ignore[reportArgumentType]
             logger=[CSVLogger(folder, "logs", attempt), TensorBoardLogger(folder, "logs", attempt)],
             callbacks=callbacks,

@@ -1,0 +1,147 @@
+"""Half precision, large images, long sums: the result is that of float64 on the same rounded logits."""
+
+import pytest
+import torch
+
+import delineate.losses as L
+from losses.cases import DEFAULTS, MODES, Case, batch, in_mode, value_and_gradient
+
+LOSS_SCALE = 4096
+HALVES = (torch.float16, torch.bfloat16)
+LARGE = {"8x512x512": (8, (512, 512)), "1x256x256x256": (1, (256, 256, 256))}
+VARIANTS = [*DEFAULTS, Case(L.DiceLoss, {"squared": True}, formula=1), Case(L.CrossEntropyLoss, {"normalize": "weight"})]
+
+every_loss = pytest.mark.parametrize("case", VARIANTS, ids=repr)
+both_modes = pytest.mark.parametrize("mode", MODES)
+
+
+def scene(samples, space, channels=3):
+    """Labels of uneven classes, and the logits of a network that has learnt them well but not perfectly."""
+    g = torch.Generator().manual_seed(1)
+    draw = torch.rand(samples, *space, generator=g)
+    labels = (draw > 0.7).long() + (draw > 0.95).long()
+    seen = torch.where(torch.rand(labels.shape, generator=g) < 0.01, 0, labels)
+    logits = torch.randn(samples, channels, *space, generator=g)
+    return labels, logits, logits + 10 * torch.nn.functional.one_hot(seen, channels).movedim(-1, 1)
+
+
+def assert_as_float64(loss, logits, target):
+    """Value within 1e-3 and gradient within 1 % of float64 stored in the same format, under a loss scale."""
+    value, gradient = value_and_gradient(lambda *z: LOSS_SCALE * loss(*z), logits, target)
+    expected, expected_gradient = value_and_gradient(loss, logits.double(), target)
+    value = value / LOSS_SCALE
+    assert value.dtype == torch.float32
+    assert expected.dtype == torch.float64
+    assert gradient.dtype == logits.dtype
+    assert value >= 0
+    assert abs(value - expected) < 1e-3
+    assert gradient.isfinite().all()
+    stored = (LOSS_SCALE * expected_gradient).to(logits.dtype).double()
+    assert (gradient.double() - stored).norm() < 1e-2 * stored.norm()
+
+
+@every_loss
+@both_modes
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_half_precision(case, mode, dtype):
+    """272 x 272 is more than fp16 can count (65504)."""
+    labels, random, confident = scene(2, (272, 272))
+    for logits in (random, confident):
+        assert_as_float64(case.build(mode=mode), logits.to(dtype), labels)
+
+
+@pytest.mark.slow
+@every_loss
+@both_modes
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize(("samples", "space"), LARGE.values(), ids=LARGE)
+def test_half_precision_at_full_size(case, mode, dtype, samples, space):
+    labels, random, confident = scene(samples, space)
+    for logits in (random, confident):
+        assert_as_float64(case.build(mode=mode), logits.to(dtype), labels)
+
+
+@every_loss
+@both_modes
+def test_float32(case, mode):
+    labels, random, confident = scene(1, (300, 300))
+    loss = case.build(mode=mode)
+    for logits, close in ((random, 1e-6), (confident, 1e-3)):  # the log-sum-exp is rounded at 1e-6, 1 - p is 5e-5
+        value, gradient = value_and_gradient(loss, logits, labels)
+        expected, expected_gradient = value_and_gradient(loss, logits.double(), labels)
+        torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-7)
+        assert (gradient - expected_gradient).norm() < close * expected_gradient.norm()
+
+
+@every_loss
+@both_modes
+@pytest.mark.parametrize("kind", ["labels", "dense"])
+def test_long_sums_of_equal_values_do_not_drift(case, mode, kind):
+    """Added one by one in float32, equal values are rounded the same way each time: 0.9 by up to 0.7 %."""
+    size = (1, 512, 640)
+    target = torch.zeros(size, dtype=torch.long) if kind == "labels" else torch.full((1, 2, *size[1:]), 0.0)
+    if kind == "dense":
+        target[:, 0] = 1
+    weight = torch.full(size, 0.9)
+    for logit, close in ((2.2, 1e-5), (10.0, 1e-2)):
+        logits = torch.zeros(1, 2, *size[1:])
+        logits[:, 0], logits[:, 1] = logit / 2, -logit / 2
+        for w in (None, weight):
+            value, gradient = value_and_gradient(case.build(mode=mode), logits, target, w)
+            expected, expected_gradient = value_and_gradient(
+                case.build(mode=mode), logits.double(), target, None if w is None else w.double()
+            )
+            torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-6)
+            assert (gradient - expected_gradient).norm() < close * expected_gradient.norm()
+
+
+@every_loss
+@both_modes
+def test_autocast_changes_nothing(case, mode):
+    logits, target = batch((20, 20), mode=mode, dtype=torch.float32)
+    loss = case.build(mode=mode)
+    for z in (logits, logits.bfloat16()):
+        outside = value_and_gradient(loss, z, target)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            inside = value_and_gradient(loss, z, target)
+        torch.testing.assert_close(inside, outside, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("loss", [*(c.build() for c in VARIANTS), L.DiceLoss() + L.FocalLoss()], ids=repr)
+@both_modes
+@pytest.mark.parametrize("kind", ["labels", "soft"])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_result_is_float32_and_float64_for_float64(loss, mode, kind, reduction):
+    loss = in_mode(loss, mode)
+    for part in loss.modules():
+        if isinstance(part, L.Loss):
+            part.reduction = reduction
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        logits, target = batch(mode=mode, kind=kind, dtype=torch.float32)
+        value = loss(logits.to(dtype), target, torch.rand(3, 5, 4))
+        assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+
+
+@pytest.mark.parametrize("case", [c for c in VARIANTS if c.region], ids=repr)
+@both_modes
+def test_region_losses_stay_within_their_range(case, mode):
+    """Rounding of two sums that should be equal makes no loss negative, and stops no gradient."""
+    labels = torch.zeros(1, 300, 300, dtype=torch.long)
+    labels[0, 0, :3] = 1
+    for margin in (0.0, 4.0, 9.0, 20.0):
+        for dtype in (torch.float32, *HALVES):
+            on = torch.nn.functional.one_hot(labels, 2).movedim(-1, 1)
+            value = case.build(mode=mode)(((2 * on - 1) * margin).to(dtype), labels)
+            assert 0 <= value <= 1
+
+
+def test_rounding_of_counts_stops_no_gradient():
+    """False positives that round to less than 0 still have the derivative of false positives."""
+    from delineate.losses.region import _not_negative
+
+    for value in (-1e-9, 0.0, 2.0):
+        x = torch.tensor(value, requires_grad=True)
+        y = _not_negative(x)
+        y.backward()
+        assert y == max(value, 0)
+        assert x.grad == 1
