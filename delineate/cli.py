@@ -238,13 +238,16 @@ def _finish(folder: Path) -> None:
     """The report, and the same table on the terminal."""
     page = write_report(folder)
     found = read_results(folder)
+    rows = leaderboard(found)
+    names = ["loss", "mIoU", "Dice", "rare IoU", "ms/step", "loss ms", "peak MiB"]
+    names += ["status"] if any(row["status"] != "finished" for row in rows) else []
     table = Table(box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("loss", "mIoU", "Dice", "rare IoU", "ms/step", "loss ms", "peak MiB", "status"):
-        table.add_column(name, justify="left" if name in ("loss", "status") else "right", no_wrap=True)
-    for row in leaderboard(found):
-        scores = (_number(row[key]) for key in ("miou", "mdice", "rare_iou"))
-        costs = (_number(row[key], 1) for key in ("ms_per_step", "loss_ms", "peak_memory_mib"))
-        table.add_row(row["loss"], *scores, *costs, row["status"])
+    for name in names:
+        table.add_column(name, justify="left" if name in ("loss", "status") else "right", no_wrap=name != "loss")
+    for row in rows:
+        scores = [_number(row[key]) for key in ("miou", "mdice", "rare_iou")]
+        costs = [_number(row[key], 1) for key in ("ms_per_step", "loss_ms", "peak_memory_mib")]
+        table.add_row(*[row["loss"], *scores, *costs, row["status"]][: len(names)])
     Console().print(table)
     for sentence in verdict(found):
         print(sentence)

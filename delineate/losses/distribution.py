@@ -229,10 +229,7 @@ class TopKLoss(_CostLoss):
         if self.mode == "sigmoid":
             by_channel = scored[:, None].expand(channels, voxels)
             return by_channel & valid[:, None] if valid is not None else by_channel.expand(len(inputs.logits), -1, -1)
-        if inputs.dense:
-            in_classes = (inputs.target * scored[:, None]).sum(1) > 0
-        else:
-            in_classes = scored[inputs.labels()]
+        in_classes = (inputs.target * scored[:, None]).sum(1) > 0 if inputs.dense else scored[inputs.labels()]
         return (in_classes if valid is None else in_classes & valid)[:, None]
 
 

@@ -147,8 +147,8 @@ class DiceLoss(_ClassLoss):
     0.3333
 
     Notes: per sample by default, as in the papers; `pool="batch"` is nnU-Net's batch Dice. Background is scored unless
-    `classes` leaves it out. Blind to how many objects there are: many small ones weigh less than one large. Its gradient vanishes
-    on voxels that are wrong with confidence, so rarely used without a loss by voxel.
+    `classes` leaves it out. Blind to how many objects there are: many small ones weigh less than one large. Its
+    gradient vanishes on voxels that are wrong with confidence, so it is rarely used without a loss by voxel.
     Reference: Milletari et al., V-Net, 3DV 2016 (squared); Drozdzal et al. 2016 and Sudre et al. 2017 (plain).
     """
 

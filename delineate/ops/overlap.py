@@ -30,6 +30,8 @@ from torch import Tensor
 
 ROWS = ("voxels", "count", "mass", "tp", "nll", "nll_off", "squares", "product", "target_squares")
 VOXELS, COUNT, MASS, TP, NLL, NLL_OFF, SQUARES, PRODUCT, TARGET_SQUARES = range(len(ROWS))
+OF_TARGET = (VOXELS, COUNT, TARGET_SQUARES)
+"""Tables that the logits have no part in: no gradient, and no sweep for one."""
 
 BLOCK = 655_360
 """Logits per block on the CPU (2.5 MiB in float32). Tuned in benchmarks/overlap.py; flat within a factor of two."""
@@ -91,7 +93,8 @@ def overlap(
     else:
         log_p, sums, totals = overlap_channels(logits, target, weight, ignore_index, mode == "softmax", per_voxel)
         log_p = log_p if per_voxel else None
-    return Overlap._make([*sums.unbind(1), *totals.detach().unbind(1), log_p])
+    tables = [table.detach() if row in OF_TARGET else table for row, table in enumerate(sums.unbind(1))]
+    return Overlap._make([*tables, *totals.detach().unbind(1), log_p])
 
 
 def _full_precision(op: Callable) -> Callable:

@@ -119,11 +119,11 @@ class Watch(Callback):
         self.batches = hashlib.sha256()
         self.seen = self.steps = 0
         self.seconds = 0.0
-        self._loss = math.nan
+        self._losses: list[torch.Tensor] = []
         self._start = 0.0
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._start = time.monotonic()
+        self._start, self._losses = time.monotonic(), []
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch, batch_idx: int) -> None:
         if trainer.current_epoch == 0:
@@ -133,24 +133,23 @@ class Watch(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_idx: int) -> None:
         self.steps += 1
-        if module.device.type == "cpu" or self.steps % self.EVERY == 0:
-            self._loss = float(outputs["loss"])
-            if not math.isfinite(self._loss):
+        self._losses.append(outputs["loss"].detach())
+        if module.device.type == "cpu" or self.steps % self.EVERY == 0 or trainer.is_last_batch:
+            value = float(self._losses[-1])
+            if not math.isfinite(value):
                 raise FloatingPointError(
-                    f"the loss is {self._loss} at step {trainer.global_step} (epoch {trainer.current_epoch + 1}): "
+                    f"the loss is {value} at step {trainer.global_step} (epoch {trainer.current_epoch + 1}): "
                     "lower --lr, or use another loss"
                 )
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         assert isinstance(module, SegmentationModule)
-        self.seconds += time.monotonic() - self._start
+        seconds = time.monotonic() - self._start
+        self.seconds += seconds
         miou = f"{module.scores.miou:.3f}" if module.scores else "-"
         place = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-        if trainer.is_global_zero:
-            print(
-                f"{self.show}{place}  loss {self._loss:.4f}  val mIoU {miou}  {time.monotonic() - self._start:.0f} s",
-                flush=True,
-            )
+        mean = torch.stack(self._losses).double().mean().item()
+        print(f"{self.show}{place}  mean loss {mean:.4f}  val mIoU {miou}  {seconds:.0f} s", flush=True)
 
 
 def _checkpoints(folder: Path) -> ModelCheckpoint:
