@@ -5,7 +5,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import delineate.losses as L
-from delineate.ops import overlap as engine
+from delineate.ops import blocks
+from delineate.ops import overlap_channels as channels_pass
+from delineate.ops import overlap_labels as labels_pass
 from delineate.ops.overlap import Overlap, overlap
 
 TABLES = ("voxels", "count", "mass", "tp", "nll", "nll_off", "squares", "product", "target_squares")
@@ -109,7 +111,7 @@ def test_blocks_join_without_seams(monkeypatch, mode, kind, variant, block):
     logits, target, weight, ignore_index = inputs(mode, kind, **variant)
     flags = {"squares": True, "per_voxel": kind == "labels"}
     whole, whole_gradient = run(logits, target, weight, ignore_index, mode, **flags)
-    monkeypatch.setattr(engine, "BLOCK", block)
+    monkeypatch.setattr(blocks, "BLOCK", block)
     found, gradient = run(logits, target, weight, ignore_index, mode, **flags)
     torch.testing.assert_close(tuple(found), tuple(whole), rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(gradient, whole_gradient, rtol=1e-12, atol=1e-14)
@@ -122,7 +124,7 @@ def test_label_op_equals_channel_op(variant, channels):
     logits, target, weight, ignore_index = inputs(channels=channels, **variant)
     g = torch.randn(2, len(TABLES), channels, dtype=torch.float64)
     results = []
-    for op, last in ((engine.overlap_labels, (True,)), (engine.overlap_channels, (True, False))):
+    for op, last in ((labels_pass.overlap_labels, (True,)), (channels_pass.overlap_channels, (True, False))):
         z = logits.clone().requires_grad_()
         _, sums, totals = op(z, target, weight, ignore_index, *last)
         results.append([sums.detach(), totals.detach(), *torch.autograd.grad((sums * g).sum(), z)])
@@ -259,24 +261,24 @@ def test_opcheck(variant, dtype):
     checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
     if dtype == torch.float16:
         checks = checks[:3]  # values are compared above
-    torch.library.opcheck(engine.overlap_labels, (logits, target, weight, ignore_index, True), test_utils=checks)
+    torch.library.opcheck(labels_pass.overlap_labels, (logits, target, weight, ignore_index, True), test_utils=checks)
     for per_voxel in (False, True):
         args = (logits, target, weight, ignore_index, False, per_voxel)
-        torch.library.opcheck(engine.overlap_channels, args, test_utils=checks)
+        torch.library.opcheck(channels_pass.overlap_channels, args, test_utils=checks)
 
 
 @variants
 def test_opcheck_of_the_backward_ops(variant):
     logits, target, weight, ignore_index = inputs(voxels=5, **variant)
-    log_p, sums, _ = engine.overlap_labels(logits, target, weight, ignore_index, True)
+    log_p, sums, _ = labels_pass.overlap_labels(logits, target, weight, ignore_index, True)
     g_sums, g_log_p = torch.randn_like(sums), torch.randn_like(log_p)
     checks = ("test_schema", "test_faketensor")
     for g in (None, g_log_p):
         args = (logits, target, weight, log_p, g, g_sums, ignore_index, True)
-        torch.library.opcheck(engine.overlap_labels_backward, args, test_utils=checks)
+        torch.library.opcheck(labels_pass.overlap_labels_backward, args, test_utils=checks)
     for g in (None, torch.randn_like(logits)):
         args = (logits, target, weight, g, g_sums, ignore_index, False)
-        torch.library.opcheck(engine.overlap_channels_backward, args, test_utils=checks)
+        torch.library.opcheck(channels_pass.overlap_channels_backward, args, test_utils=checks)
 
 
 def peak_memory(step):
@@ -291,13 +293,13 @@ def peak_memory(step):
     return peak
 
 
-@pytest.mark.parametrize(("size", "block"), [(512, engine.BLOCK), (128, engine.BLOCK // 16)])
+@pytest.mark.parametrize(("size", "block"), [(512, blocks.BLOCK), (128, blocks.BLOCK // 16)])
 def test_memory_beyond_the_inputs(monkeypatch, size, block):
     """Dice and cross entropy, forward and backward: the gradient, one value a voxel, and one block.
 
     Logits that fit into one block take twice their size instead: 2.5 MiB at most.
     """
-    monkeypatch.setattr(engine, "BLOCK", block)
+    monkeypatch.setattr(blocks, "BLOCK", block)
     loss = L.DiceLoss() + L.CrossEntropyLoss()
     logits = torch.randn(1, 21, size, size, requires_grad=True)
     labels = torch.randint(0, 21, (1, size, size))

@@ -62,7 +62,7 @@ def _terms(kind, s, mode, a, scored, everything, gamma, alpha):
 
 
 def _join(rows):
-    return tuple(sum((list(row[part]) for row in rows), []) for part in range(3))
+    return tuple([term for row in rows for term in row[part]] for part in range(3))
 
 
 def _average(kind, group, normalize, k):
