@@ -16,7 +16,7 @@ $(READY): pyproject.toml
 demo: $(READY)          ## the main job on generated data: two minutes, then open the report it names
 	$(BIN)/python -m delineate.data.demo demo
 	$(BIN)/delineate inspect demo/lesions
-	$(BIN)/delineate compare demo/streets --losses "CE" "Dice + CE" "Focal" --epochs 6 --seeds 1
+	$(BIN)/delineate compare demo/streets --losses "CE" "Dice + CE" "Focal" --epochs 12 --seeds 1
 
 test: $(READY)          ## unit tests and doctests, warnings are errors
 	$(BIN)/python -m pytest -m "not slow"

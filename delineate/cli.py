@@ -174,10 +174,10 @@ def _join_lists(arguments: list[str]) -> list[str]:
     >>> _join_lists(["compare", "data", "--losses", "CE", "Dice + CE", "--crop", "64", "96", "-o", "x"])
     ['compare', 'data', '--losses', '["CE", "Dice + CE"]', '--crop', '[64, 96]', '--out', 'x']
     """
-    joined, rest = [], list(arguments)
+    joined, rest = [], ["--out" if word == "-o" else word for word in arguments]
     while rest:
         word = rest.pop(0)
-        joined.append("--out" if word == "-o" else word)
+        joined.append(word)
         words = list(takewhile(lambda word: not word.startswith("--"), rest)) if word in SEVERAL else []
         if words and not words[0].startswith("["):
             joined.append(json.dumps([int(word) if word.isdigit() else word for word in words]))
