@@ -56,10 +56,8 @@ def train(
     source = open_source(data, recipe.train_list)
     folder = _folder("train", source, out, resume)
     with _resumable("train", folder):
-        result = train_alone(source, loss, seed, recipe, folder)
+        train_alone(source, loss, seed, recipe, folder)
     _finish(folder)
-    if result["status"] == "failed":
-        raise SystemExit(1)
 
 
 def compare(
@@ -235,7 +233,7 @@ def _resumable(verb: str, folder: Path) -> Iterator[None]:
 
 
 def _finish(folder: Path) -> None:
-    """The report, and the same table on the terminal."""
+    """The report, and the same table on the terminal. Exit code 2 where no run reached its end."""
     page = write_report(folder)
     found = read_results(folder)
     rows = leaderboard(found)
@@ -253,8 +251,10 @@ def _finish(folder: Path) -> None:
         print(sentence)
     for run in found.runs:
         if run.error:
-            print(f"{run.name}: {run.error}", file=sys.stderr)
+            print(f"delineate: error: {run.loss}, seed {run.seed}: {run.error}", file=sys.stderr)
     print(f"report: {page}")
+    if not found.scored():
+        raise SystemExit(2)
 
 
 def _print_statistics(source: Source, found: Statistics) -> None:
@@ -266,7 +266,7 @@ def _print_statistics(source: Source, found: Statistics) -> None:
     for name in ("class", "share %", "absent", "instances", "per image", "smallest", "median", "largest"):
         table.add_column(name, justify="left" if name == "class" else "right", no_wrap=True)
     for row in found.classes:
-        sizes = [f"{row.instance_sizes[key]:g}" for key in ("min", "50%", "max")] if row.instance_sizes else ["-"] * 3
+        sizes = [f"{row.instance_sizes[key]:.0f}" for key in ("min", "50%", "max")] if row.instance_sizes else ["-"] * 3
         counts = [f"{row.share:.2f}", str(row.absent), str(row.instances), f"{row.instances_per_image['50%']:g}"]
         table.add_row(row.name, *counts, *sizes)
     Console().print(table)

@@ -1,5 +1,8 @@
 """Bad input ends in one line on stderr and exit code 2, and leaves nothing behind."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -83,3 +86,20 @@ def test_inspect_shows_2d_and_3d(data, capsys):
     shown = capsys.readouterr().out
     for word in ("bicyclist", "absent", "void", "lesion", "voxels", "26-connected"):
         assert word in shown
+
+
+def test_without_the_extras_it_says_what_to_install():
+    code = "import sys; sys.modules['lightning'] = None; from delineate.__main__ import main; main()"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 2
+    assert len(run.stderr.strip().splitlines()) == 1
+    assert "delineate[train]" in run.stderr
+
+
+def test_version_and_help_fit_a_screen():
+    for arguments, lines in ((["--version"], 1), (["--help"], 40)):
+        run = subprocess.run(
+            [sys.executable, "-m", "delineate", *arguments], capture_output=True, text=True, timeout=120, check=True
+        )
+        assert len(run.stdout.strip().splitlines()) <= lines
+    assert "compare" in run.stdout

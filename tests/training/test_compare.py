@@ -161,6 +161,17 @@ def test_a_loss_that_is_not_finite_fails_its_run_and_not_the_comparison(streets,
     assert "lower --lr" in runs[1]["error"]
     assert re.search("the loss is (inf|nan) at step", runs[1]["error"])
     assert "failed" in (out / "report.html").read_text()
+    assert "delineate: error: 1e39*CE, seed 0: the loss is" in capsys.readouterr().err
+
+
+def test_a_training_that_fails_ends_in_one_line_and_exit_code_2(streets, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", str(streets), "--loss", "1e39*CE", "--epochs", "1", "--out", str(tmp_path / "run"), *FAST])
+    assert stop.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert "lower --lr" in lines[0]
+    assert load(tmp_path / "run/metrics.json")["status"] == "failed"
 
 
 def test_an_unreadable_image_found_while_training_is_named(streets, tmp_path, capsys):
