@@ -72,11 +72,9 @@ class _CostLoss(_VoxelLoss):
         if self.mode == "sigmoid":
             on, off = self.on_off()
             values = values * weights[:, None]
-            return (
-                values
-                if on == off == 1
-                else values * torch.where(inputs.channels_on(), values.new_tensor(on), values.new_tensor(off))
-            )
+            if on == off == 1:
+                return values
+            return values * torch.where(inputs.channels_on(), values.new_tensor(on), values.new_tensor(off))
         if self.class_weight is None and self.classes is None:
             return values
         return values * weights[inputs.labels()][:, None]

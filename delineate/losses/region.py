@@ -5,8 +5,11 @@ Counts are soft sums over the valid voxels of a sample, or of the batch with `po
     tp = sum_i w min(p, y)     fp = sum_i w p - tp     fn = sum_i w y - tp
 
 `min(p, y)` is p y for labels; for a dense target it is the form of Wang et al. (NeurIPS 2023, arXiv 2302.05666),
-whose optimum is p = y. The class losses are averaged over the scored classes, then over samples. What an absent class
-costs is decided in `delineate.losses.loss`, not here. `smooth` is added to numerator and denominator of each ratio.
+whose optimum is p = y. The class losses are averaged over the scored classes, then over samples. All take
+
+    pool    "sample" applies the formula to each sample, "batch" to the counts of the batch (of one process so far)
+    absent  "skip" or "count": what an absent class costs, decided in `delineate.losses.loss` and not here
+    smooth  at least 0, added to numerator and denominator of each ratio; 0 by default, as absent classes need no help
 """
 
 from abc import abstractmethod
@@ -73,14 +76,7 @@ class Counts(NamedTuple):
 
 
 class _RegionLoss(Loss):
-    """A loss of the counts by sample and class.
-
-    Args:
-        pool: "sample" applies the formula to each sample; "batch" adds the counts of the batch first (of this
-            process; ranks are not joined yet).
-        absent: "skip" or "count", see `delineate.losses.loss`.
-        smooth: added to numerator and denominator of each ratio, at least 0.
-    """
+    """A loss of the counts by sample and class; its arguments are described at the top of this file."""
 
     def __init__(self, *, pool: str = "sample", absent: str = "skip", smooth: float = 0.0, **common: Unpack[Common]):
         super().__init__(**common)
@@ -136,7 +132,7 @@ class DiceLoss(_ClassLoss):
 
     Args:
         squared: the form of V-Net. Both are called the original; they agree for p in {0, 1}.
-        pool, absent, smooth, common: see `_RegionLoss` and `Loss`.
+        pool, absent, smooth: see `delineate.losses.region`; common: see `Loss`.
 
     Shape: see `Loss`.
     Range: [0, 1]; 0 at a perfect prediction.
@@ -169,7 +165,7 @@ class JaccardLoss(_ClassLoss):
 
         1 - (tp + smooth) / (tp + fp + fn + smooth)
 
-    Args: see `_RegionLoss` and `Loss`.
+    Args: pool, absent, smooth: see `delineate.losses.region`; the others: see `Loss`.
     Shape: see `Loss`.
     Range: [0, 1]; 0 at a perfect prediction.
     Absent classes: left out of the mean; an empty target counts its false positives.
@@ -205,7 +201,7 @@ class TverskyLoss(_ClassLoss):
     Args:
         fp_weight, fn_weight: the prices, at least 0, not both 0 (alpha and beta of the paper). (.5, .5) is Dice,
             (1, 1) is Jaccard.
-        pool, absent, smooth, common: see `_RegionLoss` and `Loss`.
+        pool, absent, smooth: see `delineate.losses.region`; common: see `Loss`.
 
     Shape: see `Loss`.
     Range: [0, 1]; 0 at a perfect prediction.
@@ -238,7 +234,7 @@ class FocalTverskyLoss(_ClassLoss):
         fp_weight, fn_weight: see `TverskyLoss`.
         exponent: above 0; below 1 lifts small losses, above 1 suppresses them. .75 is the paper's 1 / gamma at its
             best gamma, 4 / 3.
-        pool, absent, smooth, common: see `_RegionLoss` and `Loss`.
+        pool, absent, smooth: see `delineate.losses.region`; common: see `Loss`.
 
     Shape: see `Loss`.
     Range: [0, 1]; 0 at a perfect prediction, with the gradient 0 there.
@@ -277,7 +273,7 @@ class LogCoshDiceLoss(_ClassLoss):
 
         log cosh(x) = x + softplus(-2 x) - log 2,    x: Dice loss of the class
 
-    Args: see `_RegionLoss` and `Loss`.
+    Args: pool, absent, smooth: see `delineate.losses.region`; the others: see `Loss`.
     Shape: see `Loss`.
     Range: [0, log cosh 1 = 0.4338]; 0 at a perfect prediction. Its derivative tanh(x) is what lies in [-1, 1].
     Absent classes: left out of the mean; an empty target counts its false positives.
@@ -306,7 +302,7 @@ class GeneralizedDiceLoss(_RegionLoss):
 
     Args:
         weighting: "square" (the paper), "simple" 1 / sum y_c, or "uniform" 1.
-        pool, absent, smooth, common: see `_RegionLoss` and `Loss`; `class_weight` multiplies w_c. The weights are
+        pool, absent, smooth: see `delineate.losses.region`; common: see `Loss`; `class_weight` multiplies w_c. The weights are
             scaled so that the largest is 1, which matters to `smooth` alone.
 
     Shape: see `Loss`.
