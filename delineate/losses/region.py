@@ -302,8 +302,8 @@ class GeneralizedDiceLoss(_RegionLoss):
 
     Args:
         weighting: "square" (the paper), "simple" 1 / sum y_c, or "uniform" 1.
-        pool, absent, smooth: see `delineate.losses.region`; common: see `Loss`; `class_weight` multiplies w_c. The weights are
-            scaled so that the largest is 1, which matters to `smooth` alone.
+        pool, absent, smooth: see `delineate.losses.region`; common: see `Loss`. `class_weight` multiplies w_c. The
+            weights are scaled so that the largest is 1, which matters to `smooth` alone.
 
     Shape: see `Loss`.
     Range: [0, 1]; 0 at a perfect prediction.
