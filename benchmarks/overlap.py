@@ -1,6 +1,7 @@
 """Time and memory of Dice + cross entropy, forward and backward, beside other libraries, in one run.
 
     python benchmarks/overlap.py [--repeats 7] [--threads 2] [--shapes 8x21x512x512 ...]
+    python benchmarks/overlap.py --blocks 163840 655360 2621440        times of delineate alone by logits per block
 
 Every library gets the same logits and labels. Rounds are interleaved (each round runs every library once), so that a
 noisy moment of the machine meets them all; the figure is the median over rounds. Memory is the peak of what the
@@ -27,6 +28,7 @@ from monai.losses.dice import DiceCELoss
 from torch import Tensor
 
 from delineate.losses import CrossEntropyLoss, DiceLoss
+from delineate.ops import blocks
 from delineate.training.cost import peak_allocated
 
 SHAPES = ("8x21x512x512", "2x5x128x128x128", "1x105x96x96x96")
@@ -74,6 +76,20 @@ def measure(shape: tuple[int, ...], repeats: int) -> list[dict[str, object]]:
     return rows
 
 
+def measure_blocks(shape: tuple[int, ...], sizes: list[int], repeats: int) -> list[float]:
+    """Median milliseconds of delineate's Dice + CE for each number of logits per block, in interleaved rounds."""
+    loss, logits = DiceLoss() + CrossEntropyLoss(), torch.randn(shape, requires_grad=True)
+    labels = torch.randint(0, shape[1], (shape[0], *shape[2:]))
+    times: list[list[float]] = [[] for _ in sizes]
+    for _ in range(repeats + 1):
+        for place, blocks.BLOCK in enumerate(sizes):
+            logits.grad = None
+            start = time.perf_counter()
+            loss(logits, labels).backward()
+            times[place].append(time.perf_counter() - start)
+    return [1e3 * statistics.median(rounds[1:]) for rounds in times]  # the first round warms up
+
+
 def show(shape: str, rows: list[dict[str, object]]) -> None:
     monai = next(row["ms"] for row in rows if row["library"] == "MONAI DiceCELoss")
     print(f"\n{shape}   forward + backward, {torch.get_num_threads()} threads")
@@ -104,6 +120,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--shapes", nargs="+", default=SHAPES)
+    parser.add_argument("--blocks", nargs="+", type=int)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore")
@@ -111,10 +128,15 @@ def main() -> None:
         sizes = tuple(int(side) for side in shape.split("x"))
         if len(sizes) < 3 or math.prod(sizes) == 0:
             parser.error(f"--shapes: expected NxCx... such as 8x21x512x512; got {shape}")
+        if options.blocks:
+            found = measure_blocks(sizes, options.blocks, options.repeats)
+            print(shape, *(f"{size}: {ms:.0f} ms" for size, ms in zip(options.blocks, found, strict=True)), sep="   ")
+            continue
         rows = measure(sizes, options.repeats)
         show(shape, rows)
         save(shape, rows)
-    print(f"\nappended to {RESULTS}")
+    if not options.blocks:
+        print(f"\nappended to {RESULTS}")
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def evaluate(run: str, data: str | None = None, split: str = "val") -> None:
         split: which split to score.
     """
     with _progress("evaluating") as update:
-        found = evaluate_run(Path(run), data, split, update)
+        found, written = evaluate_run(Path(run), data, split, update)
     table = Table(
         "class",
         box=SIMPLE,
@@ -113,7 +113,7 @@ def evaluate(run: str, data: str | None = None, split: str = "val") -> None:
     Console().print(table)
     for line in found["conventions"]:
         print(f"- {line}")
-    print(f"written: {run}/evaluation-{split}/metrics.json, per_image.csv")
+    print(f"written: {written}/metrics.json, per_image.csv")
 
 
 def predict(run: str, images: str, out: str = "predictions") -> None:

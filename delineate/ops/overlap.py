@@ -73,7 +73,8 @@ def overlap(
         weight: (N, V), at least 0; no gradient flows to it.
         mode: "softmax" or "sigmoid".
         ignore_index: label value that takes no part, whatever the logits there.
-        squares: also fill `squares` (the other tables are always there).
+        squares: also fill `squares`, `product` and `target_squares`, which are 0 otherwise; with softmax labels the
+            last two are `tp` and `count`, and always there.
         per_voxel: also return `log_p` in sigmoid mode (softmax mode has it anyway); labels only.
 
     Raises:
@@ -84,7 +85,9 @@ def overlap(
         log_p, sums, totals = overlap_labels(logits, target, weight, ignore_index, squares)
         log_p = log_p[:, None]
     else:
-        log_p, sums, totals = overlap_channels(logits, target, weight, ignore_index, mode == "softmax", per_voxel)
+        log_p, sums, totals = overlap_channels(
+            logits, target, weight, ignore_index, mode == "softmax", squares, per_voxel
+        )
         log_p = log_p if per_voxel else None
     tables = [table.detach() if row in OF_TARGET else table for row, table in enumerate(sums.unbind(1))]
     return Overlap._make([*tables, *totals.detach().unbind(1), log_p])

@@ -49,7 +49,13 @@ def _log_probabilities(z: Tensor, softmax: bool) -> tuple[Tensor, Tensor]:
 @torch.library.custom_op("delineate::overlap_channels", mutates_args=())
 @full_precision
 def overlap_channels(
-    logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int | None, softmax: bool, per_voxel: bool
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int | None,
+    softmax: bool,
+    squares: bool,
+    per_voxel: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits (N, C, V), target (N, V) or (N, C, V) -> log_p (N, C, V) or empty, sums (N, rows, C), totals (N, 2)."""
     (samples, channels, voxels), wide = logits.shape, wide_dtype(logits.dtype)
@@ -66,14 +72,16 @@ def overlap_channels(
         ones = torch.ones_like(z[0])
         alive = ones if ignored is None else (~ignored).to(wide)
         w = alive if w is None else w
-        row[VOXELS] += (y @ alive) if softmax else alive.sum()
+        row[VOXELS] += y.double() @ alive.double() if softmax else alive.sum()
         row[COUNT] += y.double() @ w.double()
         row[TP] += row_sums(torch.minimum(p, y), w)
         row[NLL] -= row_sums(torch.where(y > 0, on * y, 0), w)
-        row[NLL_OFF] -= row_sums(torch.where(y < 1, off * (1 - y), 0), w)
-        row[SQUARES] += row_sums(p.square(), w)
-        row[PRODUCT] += row_sums(p * y, w)
-        row[TARGET_SQUARES] += row_sums(y.square(), w)
+        if not softmax:
+            row[NLL_OFF] -= row_sums(torch.where(y < 1, off * (1 - y), 0), w)
+        if squares:
+            row[SQUARES] += row_sums(p.square(), w)
+            row[PRODUCT] += row_sums(p * y, w)
+            row[TARGET_SQUARES] += row_sums(y.square(), w)
         row[MASS] += row_sums(p, w)
         totals[n] += torch.stack([alive.sum(dtype=torch.float64), w.sum(dtype=torch.float64)])
         if per_voxel:
@@ -83,7 +91,7 @@ def overlap_channels(
 
 
 @overlap_channels.register_fake
-def _(logits, target, weight, ignore_index, softmax, per_voxel):
+def _(logits, target, weight, ignore_index, softmax, squares, per_voxel):
     samples, channels, voxels = logits.shape
     return (
         logits.new_empty((samples, channels, voxels) if per_voxel else (0,), dtype=wide_dtype(logits.dtype)),
@@ -102,6 +110,7 @@ def overlap_channels_backward(
     g_sums: Tensor,
     ignore_index: int | None,
     softmax: bool,
+    squares: bool,
 ) -> Tensor:
     """Gradient to the logits: dL/dp through the activation, plus what the logarithms send directly."""
     channels, wide = logits.shape[1], wide_dtype(logits.dtype)
@@ -114,7 +123,9 @@ def overlap_channels_backward(
         g = g_all[n, :, :, None]
         p = z.softmax(0) if softmax else z.sigmoid()
         below = torch.sign(y - p).add_(1).mul_(0.5)
-        gp = g[MASS] + g[TP] * below + 2 * g[SQUARES] * p + g[PRODUCT] * y
+        gp = g[MASS] + g[TP] * below
+        if squares:
+            gp += 2 * g[SQUARES] * p + g[PRODUCT] * y
         if softmax:
             direct = p * (g[NLL] * y).sum(0) - g[NLL] * y
             dz = p * (gp - (p * gp).sum(0)) + direct
@@ -129,12 +140,12 @@ def overlap_channels_backward(
 
 
 @overlap_channels_backward.register_fake
-def _(logits, target, weight, g_log_p, g_sums, ignore_index, softmax):
+def _(logits, target, weight, g_log_p, g_sums, ignore_index, softmax, squares):
     return torch.empty_like(logits, memory_format=torch.contiguous_format)
 
 
 def _channels_context(ctx, inputs, output):
-    logits, target, weight, ctx.ignore_index, ctx.softmax, ctx.per_voxel = inputs
+    logits, target, weight, ctx.ignore_index, ctx.softmax, ctx.squares, ctx.per_voxel = inputs
     ctx.save_for_backward(logits, target, weight)
     ctx.set_materialize_grads(False)
 
@@ -144,9 +155,9 @@ def _channels_backward(ctx, g_log_p, g_sums, _):
     if g_sums is None:
         g_sums = logits.new_zeros(logits.shape[0], len(ROWS), logits.shape[1], dtype=torch.float64)
     grad = torch.ops.delineate.overlap_channels_backward(
-        logits, target, weight, g_log_p if ctx.per_voxel else None, g_sums, ctx.ignore_index, ctx.softmax
+        logits, target, weight, g_log_p if ctx.per_voxel else None, g_sums, ctx.ignore_index, ctx.softmax, ctx.squares
     )
-    return grad, None, None, None, None, None
+    return grad, None, None, None, None, None, None
 
 
 overlap_channels.register_autograd(_channels_backward, setup_context=_channels_context)

@@ -74,12 +74,11 @@ def compare_losses(
         "seeds": list(range(seeds)),
         "samples": ids,
         "budget": budget(data),
-        "same_start": True,
-        "same_batches": True,
+        "same_start": None,
+        "same_batches": None,
         "status": "interrupted",
     }
-    check_budget(folder, found)
-    prepare_run(folder, run_options(source, settings, losses=losses, seeds=seeds))
+    prepare_run(folder, run_options(source, settings, losses=losses, seeds=seeds), may_grow=("losses", "seeds"))
     write_samples(source, ids, folder / "samples")
     write_json(folder / "compare.json", found)
     results = []
@@ -165,21 +164,6 @@ def write_samples(source: Source, ids: list[str], folder: Path) -> None:
             save_labels(source.read_mask(item), source.palette, folder / f"{item.id}.truth.png")
 
 
-def check_budget(folder: Path, wanted: dict[str, Any]) -> None:
-    """Refuse to add runs to a comparison that was made under other conditions."""
-    path = folder / "compare.json"
-    if not path.is_file():
-        return
-    made = json.loads(path.read_text(encoding="utf-8"))
-    before, now = made["budget"] | {"data": made["data"]["root"]}, wanted["budget"] | {"data": wanted["data"]["root"]}
-    for key in now:
-        if before.get(key) != now[key] and key != "workers":
-            raise ValueError(
-                f"{folder}: was made with {key} = {before.get(key)!r}, and {now[key]!r} was asked for now; runs under "
-                "different conditions cannot be compared. Choose another --out."
-            )
-
-
 def finished(run: Path) -> dict[str, Any] | None:
     """The result of a run that is complete."""
     path = run / "metrics.json"
@@ -187,7 +171,7 @@ def finished(run: Path) -> dict[str, Any] | None:
     return result if result and result["status"] == "finished" else None
 
 
-def _alike(results: list[dict[str, Any]], key: str) -> bool:
-    """Whether all runs of a seed agree in a fingerprint, as far as it is known."""
+def _alike(results: list[dict[str, Any]], key: str) -> bool | None:
+    """Whether all runs of a seed agree in a fingerprint, as far as it is known; None where it is not."""
     known = {(result["seed"], result[key]) for result in results if result[key] is not None}
-    return len(known) == len({seed for seed, _ in known})
+    return len(known) == len({seed for seed, _ in known}) if known else None

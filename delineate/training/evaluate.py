@@ -51,10 +51,19 @@ def load_run(folder: Path, data: str | None = None) -> tuple[SegmentationModule,
     return module.eval().to(_device()), source
 
 
-def evaluate_run(folder: Path, data: str | None, split: str, progress: Progress) -> dict[str, Any]:
-    """Score a run on a split; writes `evaluation-<split>/metrics.json` and `per_image.csv` into its folder."""
+def evaluate_run(folder: Path, data: str | None, split: str, progress: Progress) -> tuple[dict[str, Any], Path]:
+    """Score a run on a split, into `metrics.json` and `per_image.csv`; returns scores and the folder of these files.
+
+    Raises:
+        ValueError: for what is no run, and for a split with images that have no mask.
+    """
     module, source = load_run(folder, data)
     dataset = SegmentationDataset(source, split, eval_transform())
+    if bare := [item.id for item in dataset.items if item.mask is None]:
+        raise DataError(
+            f"{source.root}: expected masks in split '{split}' to score against; {len(bare)} of {len(dataset)} images "
+            f"have none, {bare[0]} first. Use `delineate predict` for images without masks."
+        )
     whole, rows = ConfusionMatrix(len(source.classes), source.pad_label), []
     for done, batch in enumerate(_batches(dataset, source), start=1):
         single = ConfusionMatrix(len(source.classes), source.pad_label)
@@ -66,13 +75,13 @@ def evaluate_run(folder: Path, data: str | None, split: str, progress: Progress)
         progress(done, len(dataset))
     result = {"run": str(folder), "data": str(source.root), "split": split}
     result |= val_result(whole.scores(), source, len(dataset))
-    out = folder / f"evaluation-{split}"
+    out = folder / "-".join(["evaluation", *([source.root.resolve().name] if data else []), split])
     write_json(out / "metrics.json", result)
     with (out / "per_image.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    return result
+    return result, out
 
 
 def predict_images(folder: Path, images: Path, out: Path, progress: Progress) -> int:

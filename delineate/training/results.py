@@ -76,17 +76,31 @@ def write_json(path: Path, content: Any) -> None:
     os.replace(part, path)
 
 
-def write_config(folder: Path, options: dict[str, Any]) -> None:
-    """The arguments of the command as `config.yaml`, which `--config` takes."""
+def check_unchanged(folder: Path, options: dict[str, Any], may_grow: tuple[str, ...]) -> None:
+    """Refuse to continue in a folder that was made with other arguments; `workers` change nothing."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return
+    made = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for key in [*options, *(key for key in made if key not in options)]:
+        if key not in (*may_grow, "workers") and made.get(key) != options.get(key):
+            raise ValueError(
+                f"{folder}: was made with {key} = {made.get(key)!r}, and {options.get(key)!r} was asked for now; "
+                "it can only be continued with the arguments it was made with. Choose another --out."
+            )
+
+
+def prepare_run(folder: Path, options: dict[str, Any], may_grow: tuple[str, ...] = ()) -> None:
+    """Make the folder of a run or a comparison, with its environment and its arguments as `--config` takes them.
+
+    Raises:
+        ValueError: for a folder that was made with other arguments, those that `may_grow` apart.
+    """
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
+    check_unchanged(folder, plain, may_grow)
+    folder.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=None)
     (folder / "config.yaml").write_text(text, encoding="utf-8")
-
-
-def prepare_run(folder: Path, options: dict[str, Any]) -> None:
-    """Make the folder of a run or a comparison, with its arguments and its environment."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_config(folder, options)
     write_json(folder / "env.json", environment())
 
 

@@ -124,7 +124,7 @@ def test_label_op_equals_channel_op(variant, channels):
     logits, target, weight, ignore_index = inputs(channels=channels, **variant)
     g = torch.randn(2, len(TABLES), channels, dtype=torch.float64)
     results = []
-    for op, last in ((labels_pass.overlap_labels, (True,)), (channels_pass.overlap_channels, (True, False))):
+    for op, last in ((labels_pass.overlap_labels, (True,)), (channels_pass.overlap_channels, (True, True, False))):
         z = logits.clone().requires_grad_()
         _, sums, totals = op(z, target, weight, ignore_index, *last)
         results.append([sums.detach(), totals.detach(), *torch.autograd.grad((sums * g).sum(), z)])
@@ -263,7 +263,7 @@ def test_opcheck(variant, dtype):
         checks = checks[:3]  # values are compared above
     torch.library.opcheck(labels_pass.overlap_labels, (logits, target, weight, ignore_index, True), test_utils=checks)
     for per_voxel in (False, True):
-        args = (logits, target, weight, ignore_index, False, per_voxel)
+        args = (logits, target, weight, ignore_index, False, True, per_voxel)
         torch.library.opcheck(channels_pass.overlap_channels, args, test_utils=checks)
 
 
@@ -277,7 +277,7 @@ def test_opcheck_of_the_backward_ops(variant):
         args = (logits, target, weight, log_p, g, g_sums, ignore_index, True)
         torch.library.opcheck(labels_pass.overlap_labels_backward, args, test_utils=checks)
     for g in (None, torch.randn_like(logits)):
-        args = (logits, target, weight, g, g_sums, ignore_index, False)
+        args = (logits, target, weight, g, g_sums, ignore_index, False, True)
         torch.library.opcheck(channels_pass.overlap_channels_backward, args, test_utils=checks)
 
 
@@ -305,3 +305,26 @@ def test_memory_beyond_the_inputs(monkeypatch, size, block):
     labels = torch.randint(0, 21, (1, size, size))
     peak = peak_memory(lambda: loss(logits, labels).backward())
     assert logits.nbytes <= peak <= 1.5 * logits.nbytes, f"{peak / logits.nbytes:.2f} times the logits"
+
+
+@pytest.mark.parametrize("mode", ["softmax", "sigmoid"])
+def test_counts_of_a_dense_target_do_not_drift(mode):
+    """A block adds hundreds of thousands of equal values: one after the other in float32 they would be off."""
+    target = torch.tensor([0.1, 0.9])[None, :, None].expand(1, 2, blocks.BLOCK).contiguous()
+    found = overlap(torch.zeros(1, 2, blocks.BLOCK), target, mode=mode)
+    exact = blocks.BLOCK * torch.tensor([[0.1, 0.9]], dtype=torch.float64)
+    torch.testing.assert_close(found.count, exact, rtol=1e-6, atol=0)
+    voxels = exact if mode == "softmax" else torch.full_like(exact, blocks.BLOCK)
+    torch.testing.assert_close(found.voxels, voxels, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("mode", ["softmax", "sigmoid"])
+def test_squares_of_channels_only_if_asked_for(mode):
+    logits, target = torch.randn(2, 3, 40, dtype=torch.float64), torch.rand(2, 3, 40, dtype=torch.float64)
+    without, asked = (overlap(logits, target, mode=mode, squares=squares) for squares in (False, True))
+    for name in TABLES:
+        if name in ("squares", "product", "target_squares"):
+            assert not getattr(without, name).any()
+            assert getattr(asked, name).all()
+        else:
+            torch.testing.assert_close(getattr(without, name), getattr(asked, name), rtol=0, atol=0)
