@@ -23,7 +23,7 @@ LAYERS = [
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 MODULES = sorted(ROOT.rglob("*.py"))
 TRAINING_ONLY = ("torchvision", "lightning", "monai", "segmentation_models_pytorch", "matplotlib", "PIL", "nibabel")
-SECTIONS = ("Args", "Shape", "Range", "Absent", ">>>", "Notes", "Reference")
+SECTIONS = ("Args", "Shape", "Range", "Absent", ">>>", "Use for", "Not for", "Notes", "Reference")
 
 
 def part_of(path):

@@ -6,31 +6,60 @@ Dice + 0.5*CrossEntropy
 Dice + 0.5*CrossEntropy
 """
 
-from delineate.losses.distribution import BalancedCrossEntropyLoss, CrossEntropyLoss, FocalLoss, TopKLoss
+from delineate.losses.compound import ComboLoss, ExponentialLogarithmicLoss, UnifiedFocalLoss
+from delineate.losses.deep_supervision import DeepSupervision
+from delineate.losses.distribution import (
+    BalancedCrossEntropyLoss,
+    CrossEntropyLoss,
+    FocalLoss,
+    OHEMLoss,
+    PolyLoss,
+    TopKLoss,
+)
 from delineate.losses.expression import parse
 from delineate.losses.loss import Loss, Sum
+from delineate.losses.lovasz import LovaszLoss
 from delineate.losses.region import (
+    AsymmetricSimilarityLoss,
     DiceLoss,
     FocalTverskyLoss,
     GeneralizedDiceLoss,
     JaccardLoss,
     LogCoshDiceLoss,
+    MCCLoss,
+    PenaltyGeneralizedDiceLoss,
+    SensitivitySpecificityLoss,
     TverskyLoss,
 )
+from delineate.losses.schedule import Schedule
 
 __all__ = [  # noqa: RUF022  (grouped by family: the table of contents)
     # distribution: a cost of each voxel
     "CrossEntropyLoss",
     "BalancedCrossEntropyLoss",
     "TopKLoss",
+    "OHEMLoss",
     "FocalLoss",
+    "PolyLoss",
     # region: sums per image and class
     "DiceLoss",
     "JaccardLoss",
     "TverskyLoss",
     "FocalTverskyLoss",
+    "AsymmetricSimilarityLoss",
     "GeneralizedDiceLoss",
+    "PenaltyGeneralizedDiceLoss",
     "LogCoshDiceLoss",
+    "SensitivitySpecificityLoss",
+    "MCCLoss",
+    "LovaszLoss",
+    # compound: both in one formula
+    "ComboLoss",
+    "ExponentialLogarithmicLoss",
+    "UnifiedFocalLoss",
+    # wrappers: around any of them
+    "Schedule",
+    "DeepSupervision",
     # building blocks
     "Loss",
     "Sum",

@@ -6,31 +6,37 @@ import inspect
 import json
 from typing import Any, NoReturn
 
-from delineate.losses import distribution, region
+from delineate.losses import compound, distribution, lovasz, region, schedule
 from delineate.losses.loss import Loss, arguments
 
-ALIASES = {"CE": "CrossEntropy"}
+ALIASES = {"CE": "CrossEntropy", "DiceCE": "Dice + CE", "DiceTopK": "Dice + TopK", "DiceFocal": "Dice + Focal"}
+"""Names for expressions. Their arguments go to all terms that know them."""
 SHOWN = 80
 """Characters of a text that an error message shows."""
 
 
 def names() -> dict[str, type[Loss]]:
-    """Every name an expression may use, with its class."""
-    found = {
+    """Every class an expression may name."""
+    return {
         cls.name(): cls
-        for family in (distribution, region)
-        for name, cls in vars(family).items()
-        if name.endswith("Loss") and not name.startswith("_") and issubclass(cls, Loss) and not inspect.isabstract(cls)
+        for family in (distribution, region, lovasz, compound, schedule)
+        for cls in vars(family).values()
+        if getattr(cls, "__module__", "") == family.__name__ and _is_public(cls)
     }
-    return found | {alias: found[name] for alias, name in ALIASES.items()}
+
+
+def _is_public(cls: Any) -> bool:
+    """Whether what a module defines is a loss for users."""
+    loss = isinstance(cls, type) and issubclass(cls, Loss)
+    return loss and not cls.__name__.startswith("_") and not inspect.isabstract(cls)
 
 
 def parse(text: str, **common: Any) -> Loss:
     """Build a loss from an expression.
 
     Args:
-        text: names of losses (the class name without `Loss`; `CE` for `CrossEntropy`), with arguments in parentheses,
-            joined by `+` and multiplied by numbers.
+        text: names of losses (the class name without `Loss`; `CE` for `CrossEntropy`; `DiceCE`, `DiceTopK` and
+            `DiceFocal` for these sums), with arguments in parentheses, joined by `+` and multiplied by numbers.
         common: arguments given to every term that knows them and does not set them itself, such as `ignore_index=255`.
 
     Raises:
@@ -41,7 +47,7 @@ def parse(text: str, **common: Any) -> Loss:
     >>> parse("Dise + CE")
     Traceback (most recent call last):
     ...
-    ValueError: parse: no loss named 'Dise' in "Dise + CE" (column 1). Did you mean 'Dice'? All names: ...
+    ValueError: parse: no loss named 'Dise' in "Dise + CE" (column 1). Did you mean 'Dice' or 'DiceCE' or 'DiceTopK'? All names: ...
     """
     return _Parser(text, common).loss()
 
@@ -50,7 +56,8 @@ class _Parser:
     def __init__(self, text: str, common: dict[str, Any]):
         if not isinstance(text, str):
             raise ValueError(f'parse: expected text such as "Dice + 0.5*CE"; got {type(text).__name__}.')
-        self.text, self.common, self.names = text.strip(), common, names()
+        self.text, self.common, self.classes = text.strip(), common, names()
+        self.names = sorted([*self.classes, *ALIASES])
 
     def loss(self) -> Loss:
         self.check_common()
@@ -60,7 +67,7 @@ class _Parser:
             raise ValueError(f"parse: {_quote(self.text)} is nested too deeply or has too many terms.") from None
 
     def check_common(self) -> None:
-        known = {argument for cls in self.names.values() for argument in arguments(cls)}
+        known = {argument for cls in self.classes.values() for argument in arguments(cls)}
         for argument in self.common:
             if argument not in known:
                 self.unknown(None, f"no loss has an argument {argument!r}", argument, sorted(known), "arguments")
@@ -88,26 +95,37 @@ class _Parser:
                     return self.term(left) * factors[1]
                 self.fail(node, "one side of * must be a number, as in 0.5*Dice")
             case ast.Name(id=name):
-                return self.build(node, name, {})
-            case ast.Call(func=ast.Name(id=name), args=positional, keywords=keywords):
-                self.known(node, name)
-                if positional:
-                    self.fail(node, f"arguments of {name} must be named, as in TopK(k=0.1)")
-                return self.build(node, name, self.given(node, keywords))
+                return self.build(node, name, [], {})
+            case ast.Call(func=ast.Name(id=name), args=inner, keywords=keywords):
+                self.check_name(node, name)
+                return self.build(node, name, inner, self.given(node, keywords))
         self.fail(node, "expected the name of a loss, a sum with +, or a number times a loss")
 
-    def known(self, node: ast.expr, name: str) -> type[Loss]:
+    def check_name(self, node: ast.expr, name: str) -> None:
         if name not in self.names:
-            self.unknown(node, f"no loss named {name!r}", name, sorted(self.names), "names")
-        return self.names[name]
+            self.unknown(node, f"no loss named {name!r}", name, self.names, "names")
 
-    def build(self, node: ast.expr, name: str, given: dict[str, Any]) -> Loss:
-        cls = self.known(node, name)
-        allowed = list(arguments(cls))
+    def build(self, node: ast.expr, name: str, inner: list[ast.expr], given: dict[str, Any]) -> Loss:
+        self.check_name(node, name)
+        cls = self.classes.get(name)
+        if inner and not (cls and cls.takes_losses):
+            self.fail(node, f"arguments of {name} must be named, as in TopK(k=0.1)")
+        allowed = list(arguments(cls)) if cls else sorted(self.arguments_of(ALIASES[name]))
         for argument in given:
             if argument not in allowed:
                 self.unknown(node, f"{name} has no argument {argument!r}", argument, allowed, f"arguments of {name}")
-        return cls(**{k: v for k, v in self.common.items() if k in allowed} | given)
+        if cls is None:
+            return _Parser(ALIASES[name], self.common | given).loss()
+        missing = [a for a, p in arguments(cls).items() if p.default is p.empty and a not in given]
+        if missing:
+            self.fail(node, f"{name} needs {' and '.join(missing)}")
+        common = {argument: value for argument, value in self.common.items() if argument in allowed}
+        return cls(*map(self.term, inner), **common | given)
+
+    def arguments_of(self, alias: str) -> set[str]:
+        """Arguments that any term of an alias knows."""
+        terms = (ALIASES.get(name, name) for name in alias.split(" + "))
+        return {argument for name in terms for argument in arguments(self.classes[name])}
 
     def number(self, node: ast.expr) -> float | None:
         match node:

@@ -1,9 +1,16 @@
 """What a loss is called with: checked once, flattened once, and passed over once for all terms of a sum."""
 
+from collections.abc import Set
+
 import torch
 from torch import Tensor
 
+from delineate.ops.cost import Cost
 from delineate.ops.overlap import Overlap, overlap
+
+Need = str | Cost
+"""What a loss needs of the pass beyond the plain sums: "squares", "spread" or "log_p", see `delineate.ops.overlap`,
+or the sums of a cost."""
 
 
 class Inputs:
@@ -14,15 +21,13 @@ class Inputs:
         logits: (N, C, *S) with one to three spatial dims.
         target: labels (N, *S) or (N, 1, *S) of any integer dtype or bool, or a dense float map (N, C, *S).
         weight: (N, *S), at least 0, or None.
-        squares, per_voxel: what any of the terms needs of the pass, see `delineate.ops.overlap`.
+        needs: what any of the terms needs of the pass.
 
     Raises:
         ValueError: when shapes or kinds do not fit.
     """
 
-    def __init__(
-        self, name: str, logits: Tensor, target: Tensor, weight: Tensor | None, *, squares: bool, per_voxel: bool
-    ):
+    def __init__(self, name: str, logits: Tensor, target: Tensor, weight: Tensor | None, needs: Set[Need]):
         _check_logits(name, logits)
         target = _check_target(name, logits, target)
         _check_weight(name, logits, weight)
@@ -31,7 +36,7 @@ class Inputs:
         self.dense = target.is_floating_point()
         self.target = target.flatten(2) if self.dense else target.flatten(1)
         self.weight = None if weight is None else weight.flatten(1)
-        self._needs = {"squares": squares, "per_voxel": per_voxel and not self.dense}
+        self._needs = needs
         self._passes: dict[tuple[str, int | None], Overlap] = {}
 
     def overlap(self, mode: str, ignore_index: int | None) -> Overlap:
@@ -49,7 +54,15 @@ class Inputs:
         key = (mode, ignore_index)
         if key not in self._passes:
             self._passes[key] = overlap(
-                self.logits, self.target, self.weight, mode=mode, ignore_index=ignore_index, **self._needs
+                self.logits,
+                self.target,
+                self.weight,
+                mode=mode,
+                ignore_index=ignore_index,
+                squares="squares" in self._needs,
+                spread="spread" in self._needs,
+                costs=sorted(need for need in self._needs if isinstance(need, Cost)),
+                per_voxel="log_p" in self._needs and not self.dense,
             )
         return self._passes[key]
 
@@ -65,10 +78,23 @@ class Inputs:
         return self.target.long().clamp(0, self.logits.shape[1] - 1)
 
     def channels_on(self) -> Tensor:
-        """Labels as channels of sigmoid mode, (N, C, V) bool: the one that is on."""
+        """The target as channels (N, C, V): bool, which label is there; a dense map as it is."""
+        if self.dense:
+            return self.target
         channels = self.logits.shape[1]
         names = torch.arange(channels, device=self.target.device) if channels > 1 else self.target.new_ones(1)
         return self.target[:, None] == names[:, None]
+
+    def valid_logits(self, ignore_index: int | None) -> Tensor:
+        """Logits (N, C, V) in float32 at least, 0 at ignored voxels."""
+        logits = self.logits if self.logits.dtype == torch.float64 else self.logits.float()
+        valid = self.valid(ignore_index)
+        return logits if valid is None else logits.masked_fill(~valid[:, None], 0)
+
+    def valid_weight(self, ignore_index: int | None) -> Tensor | None:
+        """Voxel weights (N, V), 0 at ignored voxels; None when all are 1."""
+        valid = self.valid(ignore_index)
+        return self.weight if valid is None else valid.double() if self.weight is None else self.weight * valid
 
 
 def _shape(tensor: Tensor) -> str:

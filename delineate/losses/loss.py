@@ -24,7 +24,7 @@ from typing import Any, TypedDict, cast
 import torch
 from torch import Tensor, nn
 
-from delineate.losses.inputs import Inputs
+from delineate.losses.inputs import Inputs, Need
 
 MODES = ("softmax", "sigmoid")
 REDUCTIONS = ("mean", "sum", "none")
@@ -79,10 +79,10 @@ class Loss(nn.Module, ABC):
         ValueError: naming the argument, what was expected, what was given and the remedy.
     """
 
-    squares = False
-    """Whether the formula needs sums of squared probabilities."""
-    per_voxel = False
-    """Whether the formula needs one log-probability a voxel."""
+    needs: frozenset[Need] = frozenset()
+    """What the formula needs of the pass over the logits beyond the plain sums."""
+    takes_losses = False
+    """Whether the constructor takes losses by position, as wrappers do."""
     class_weight: Tensor | None
 
     def __init__(
@@ -102,13 +102,26 @@ class Loss(nn.Module, ABC):
         self.register_buffer("class_weight", None if class_weight is None else self._checked_weights(class_weight))
 
     def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        inputs = Inputs(type(self).__name__, logits, target, weight, squares=self.squares, per_voxel=self.per_voxel)
+        inputs = Inputs(type(self).__name__, logits, target, weight, self.needs)
         value = self.compute(inputs)
         return value if logits.dtype == torch.float64 else value.float()
 
     @abstractmethod
     def compute(self, inputs: Inputs) -> Tensor:
         """The loss of checked inputs, reduced."""
+
+    def values(self, inputs: Inputs) -> list[Tensor]:
+        """The weighted terms, whose sum is the loss: of a loss that is no sum, itself."""
+        return [self.compute(inputs)]
+
+    def names(self) -> list[str]:
+        """Texts of the terms."""
+        return [self.expression()]
+
+    def parts(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
+        """The weighted terms by their text, from one shared pass: their sum is the loss."""
+        inputs = Inputs(type(self).__name__, logits, target, weight, self.needs)
+        return dict(zip(self.names(), self.values(inputs), strict=True))
 
     def scored(self, channels: int, device: torch.device) -> Tensor:
         """Which classes are scored, (C,) bool."""
@@ -179,19 +192,28 @@ class Loss(nn.Module, ABC):
             raise ValueError(f"{type(self).__name__}: `{argument}` must be True or False; got {value!r}.")
         return value
 
-    def _integer(self, argument: str, value: Any) -> int:
-        if not isinstance(value, Integral) or isinstance(value, bool):
-            raise ValueError(f"{type(self).__name__}: `{argument}` must be an integer; got {value!r}.")
+    def _integer(self, argument: str, value: Any, low: int | None = None) -> int:
+        if not isinstance(value, Integral) or isinstance(value, bool) or (low is not None and value < low):
+            bound = "" if low is None else f" of at least {low}"
+            raise ValueError(f"{type(self).__name__}: `{argument}` must be an integer{bound}; got {value!r}.")
         return int(value)
 
     def _number(
-        self, argument: str, value: Any, low: float, high: float = sys.float_info.max, *, above: bool = False
+        self,
+        argument: str,
+        value: Any,
+        low: float,
+        high: float = sys.float_info.max,
+        *,
+        above: bool = False,
+        below: bool = False,
     ) -> float:
-        """A finite number in [low, high], or in (low, high] with `above`."""
-        if _is_number(value) and low <= value <= high and not (above and value == low):
+        """A finite number in [low, high]; not `low` itself with `above`, not `high` itself with `below`."""
+        inside = _is_number(value) and low <= value <= high
+        if inside and not (above and value == low) and not (below and value == high):
             return value if type(value) is int else float(value)
         bounds = f"{'above' if above else 'at least'} {low:g}"
-        bounds += f" and at most {high:g}" if high < sys.float_info.max else ""
+        bounds += f" and {'below' if below else 'at most'} {high:g}" if high < sys.float_info.max else ""
         raise ValueError(f"{type(self).__name__}: `{argument}` must be a finite number {bounds}; got {value!r}.")
 
     def _checked_classes(self, classes: Sequence[int]) -> tuple[int, ...]:
@@ -230,35 +252,41 @@ class Sum(Loss):
 
     def __init__(self, terms: Iterable[tuple[float, Loss]]):
         flat = [pair for factor, loss in terms for pair in _flatten(factor, loss)]
-        reductions = {loss.reduction for _, loss in flat}
-        if len(reductions) != 1:
-            raise ValueError(
-                f"Sum: all terms must have the same `reduction`; got {sorted(reductions)}. Construct them alike."
-            )
-        super().__init__(reduction=reductions.pop())
+        super().__init__(reduction=one_reduction("Sum", [loss for _, loss in flat]))
         self.factors = tuple(factor for factor, _ in flat)
         self.terms = nn.ModuleList(loss for _, loss in flat)
-        self.squares = any(loss.squares for _, loss in flat)
-        self.per_voxel = any(loss.per_voxel for _, loss in flat)
+        self.needs = frozenset[Need]().union(*(loss.needs for _, loss in flat))
 
     def compute(self, inputs: Inputs) -> Tensor:
-        return torch.stack(self._values(inputs)).sum(0)
+        return torch.stack(self.values(inputs)).sum(0)
 
-    def parts(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
-        """The weighted terms by their text, from one shared pass: their sum is the loss."""
-        inputs = Inputs("Sum", logits, target, weight, squares=self.squares, per_voxel=self.per_voxel)
-        names = [_term(factor, loss) for factor, loss in self.pairs()]
-        return dict(zip(names, self._values(inputs), strict=True))
+    def values(self, inputs: Inputs) -> list[Tensor]:
+        return [factor * loss.compute(inputs).double() for factor, loss in self.pairs()]
+
+    def names(self) -> list[str]:
+        return [_term(factor, loss) for factor, loss in self.pairs()]
 
     def pairs(self) -> list[tuple[float, Loss]]:
         """Factors and terms."""
         return [(factor, cast(Loss, loss)) for factor, loss in zip(self.factors, self.terms, strict=True)]
 
-    def _values(self, inputs: Inputs) -> list[Tensor]:
-        return [factor * loss.compute(inputs).double() for factor, loss in self.pairs()]
-
     def expression(self) -> str:
-        return " + ".join(_term(factor, loss) for factor, loss in self.pairs())
+        return " + ".join(self.names())
+
+
+def one_reduction(name: str, losses: Sequence[Loss]) -> str:
+    """The `reduction` that all terms of a sum have."""
+    for loss in losses:
+        if not isinstance(loss, Loss):
+            raise ValueError(
+                f"{name}: every term must be a Loss; got {type(loss).__name__}. Write a + 0.5 * b with losses."
+            )
+    found = {loss.reduction for loss in losses}
+    if len(found) != 1:
+        raise ValueError(
+            f"{name}: all terms must have the same `reduction`; got {sorted(found)}. Construct them alike."
+        )
+    return found.pop()
 
 
 def _flatten(factor: float, loss: Loss) -> list[tuple[float, Loss]]:
@@ -281,11 +309,13 @@ def _term(factor: float, loss: Loss) -> str:
 
 
 def arguments(cls: type) -> dict[str, inspect.Parameter]:
-    """Constructor arguments of a loss: its own, then those common to all."""
+    """Constructor arguments of a loss by name: its own, then those it passes on to its bases."""
     found: dict[str, inspect.Parameter] = {}
     for base in cls.__mro__:
         if issubclass(base, Loss) and "__init__" in base.__dict__:
-            for name, parameter in inspect.signature(base.__init__).parameters.items():
-                if name != "self" and parameter.kind is not inspect.Parameter.VAR_KEYWORD:
-                    found.setdefault(name, parameter)
+            parameters = inspect.signature(base.__init__).parameters
+            named = {name: p for name, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+            found |= {name: p for name, p in named.items() if name not in found}
+            if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+                break
     return found

@@ -3,20 +3,34 @@
 Letters: N samples, C channels, V voxels, B voxels of one block.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-ROWS = ("voxels", "count", "mass", "tp", "nll", "nll_off", "squares", "product", "target_squares")
-VOXELS, COUNT, MASS, TP, NLL, NLL_OFF, SQUARES, PRODUCT, TARGET_SQUARES = range(len(ROWS))
+ROWS = (
+    "voxels", "count", "mass", "tp", "nll", "nll_off", "spread",
+    "squares", "product", "target_squares", "miss_squares", "false_squares",
+)  # fmt: skip
+(
+    VOXELS, COUNT, MASS, TP, NLL, NLL_OFF, SPREAD, SQUARES, PRODUCT, TARGET_SQUARES, MISS_SQUARES, FALSE_SQUARES,
+) = range(len(ROWS))  # fmt: skip
+COSTS = len(ROWS)
+"""Where the rows of further costs begin: of cost k, those of voxels that are on, then those of voxels that are off."""
 
 BLOCK = 655_360
 """Logits per block on the CPU (2.5 MiB in float32); how it was chosen: docs/speed.md."""
+LANES, LANED = 8, 4096
+"""Lanes of the sums by class, and from how many voxels on they are worth their while."""
 BLOCK_ELSEWHERE = 1 << 25
 """Logits per block on other devices: there a block only bounds the memory of the temporaries."""
+
+
+def table_rows(costs: Sequence[float]) -> int:
+    """Number of rows of the sums, those of the packed costs included."""
+    return COSTS + 2 * (len(costs) // 3)
 
 
 def full_precision(op: Callable) -> Callable:
@@ -30,14 +44,12 @@ def full_precision(op: Callable) -> Callable:
     return run
 
 
-def blocks(logits: Tensor) -> Iterator[tuple[int, slice]]:
+def blocks(logits: Tensor) -> list[tuple[int, slice]]:
     """Samples and slices of their voxels, block by block."""
     size = BLOCK if logits.device.type == "cpu" else BLOCK_ELSEWHERE
     samples, channels, voxels = logits.shape
     step = max(1, size // channels)
-    for n in range(samples):
-        for start in range(0, voxels, step):
-            yield n, slice(start, min(start + step, voxels))
+    return [(n, slice(at, min(at + step, voxels))) for n in range(samples) for at in range(0, voxels, step)]
 
 
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -55,16 +67,19 @@ def require(ok: Tensor, message: str, found: Tensor) -> None:
         torch.ops.aten._assert_async.msg(ok, message)
 
 
-def read_labels(labels: Tensor, ignore_index: int | None, classes: int) -> tuple[Tensor, Tensor | None]:
+def read_labels(labels: Tensor, ignore_index: int | None) -> tuple[Tensor, Tensor | None]:
     """Labels of one block as int64, and which are ignored: None when none is."""
     y = labels.long()
-    ignored = None
-    if ignore_index is not None:
-        ignored = y == ignore_index
-        if ignored.device.type == "cpu" and not ignored.any():
-            ignored = None
-        else:
-            y = y.masked_fill(ignored, 0)
+    if ignore_index is None:
+        return y, None
+    ignored = y == ignore_index
+    if ignored.device.type == "cpu" and not ignored.any():
+        return y, None
+    return y.masked_fill(ignored, 0), ignored
+
+
+def check_labels(y: Tensor, labels: Tensor, ignore_index: int | None, classes: int) -> None:
+    """Raise for labels of a block that are out of range; `y` are those labels with ignored ones left out."""
     if y.numel():
         low, high = y.aminmax()
         hint = "pass ignore_index=... for void labels" if ignore_index is None else "or ignored"
@@ -73,7 +88,6 @@ def read_labels(labels: Tensor, ignore_index: int | None, classes: int) -> tuple
             f"target: labels must be in 0..{classes - 1} ({classes} classes), {hint}",
             labels,
         )
-    return y, ignored
 
 
 def at(weight: Tensor | None, n: int, block: slice) -> Tensor | None:
@@ -81,29 +95,31 @@ def at(weight: Tensor | None, n: int, block: slice) -> Tensor | None:
     return None if weight is None else weight[n, block]
 
 
+def check_weights(weight: Tensor | None) -> None:
+    """Raise for negative weights of a block."""
+    if weight is not None:
+        require((weight >= 0).all(), "weight: voxel weights must be at least 0", weight)
+
+
 def read_weights(weight: Tensor | None, ignored: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """Voxel weights of one block with ignored voxels at 0; None when all are 1."""
     if weight is None:
         return None if ignored is None else (~ignored).to(dtype)
-    require((weight >= 0).all(), "weight: voxel weights must be at least 0", weight)
     w = weight.to(dtype)
     return w if ignored is None else w.masked_fill(ignored, 0)
 
 
-def read_block(
-    labels: Tensor, weight: Tensor | None, ignore_index: int | None, classes: int, dtype: torch.dtype
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """One block's labels (B,), ignored voxels (B,) or None, and voxel weights (B,) or None where all are 1."""
-    y, ignored = read_labels(labels, ignore_index, classes)
-    return y, ignored, read_weights(weight, ignored, dtype)
+def sum_by_class(y: Tensor, values: Tensor, classes: int) -> Tensor:
+    """Sum values (B,) by label, in float64: a bin may take every voxel of a block, one by one.
 
-
-def sum_by_class(y: Tensor, values: Tensor | None, classes: int) -> Tensor:
-    """Sum values by label, in float64: a bin may take every voxel of a block, one by one."""
-    if y.device.type == "cpu":
-        return torch.bincount(y, None if values is None else values.double(), classes).double()
-    added = torch.ones_like(y, dtype=torch.float64) if values is None else values.double()
-    return added.new_zeros(classes).index_add_(0, y, added)
+    Several lanes of the block are summed side by side, so that additions to one bin need not wait for each other.
+    """
+    lanes = LANES if len(y) >= LANED else 1
+    head = len(y) // lanes * lanes
+    y, values = y.contiguous(), values.double()
+    sums = values.new_zeros(lanes, classes)
+    sums = sums.scatter_add_(1, y[:head].view(lanes, -1), values[:head].view(lanes, -1)).sum(0)
+    return sums.scatter_add_(0, y[head:], values[head:]) if head < len(y) else sums
 
 
 def row_sums(values: Tensor, weights: Tensor | None) -> Tensor:

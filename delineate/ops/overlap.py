@@ -6,8 +6,14 @@ With p the probabilities, y the target (one-hot, or a dense map), w the voxel we
 
     voxels  sum y           count  sum w y          mass     sum w p         tp       sum w min(p, y)
     nll     sum w y (-log p)        nll_off  sum w (1 - y)(-log(1 - p))      (nll_off: sigmoid mode only)
-    squares sum w p^2       product  sum w p y      target_squares  sum w y^2                (only if asked for)
+    costs   sum w y cost(log p)     and, in sigmoid mode, sum w (1 - y) cost(log(1 - p)), for each cost asked for
     log_p   log-probability of what the label says, one value per voxel (softmax) or per voxel and channel (sigmoid)
+
+and, if asked for,
+
+    spread  sum w (-log p), in sigmoid mode sum w (-log p - log(1 - p))
+    squares sum w p^2       product  sum w p y      target_squares  sum w y^2
+    miss_squares  sum w y (y - p)^2                 false_squares   sum w (1 - y)(y - p)^2
 
 `min(p, y)` is `p y` for hard labels and the soft-label form (p + y - |p - y|) / 2 otherwise, whose optimum is p = y.
 
@@ -20,11 +26,13 @@ Two ops share this, over the blocks of `delineate.ops.blocks`: `overlap_labels` 
 `overlap_channels` (sigmoid mode, and dense targets). Second derivatives are refused with an error.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from torch import Tensor
 
-from delineate.ops.blocks import COUNT, TARGET_SQUARES, VOXELS
+from delineate.ops.blocks import COSTS, COUNT, TARGET_SQUARES, VOXELS
+from delineate.ops.cost import Cost, packed
 from delineate.ops.overlap_channels import overlap_channels
 from delineate.ops.overlap_labels import overlap_labels
 
@@ -36,6 +44,7 @@ class Overlap(NamedTuple):
     """What one pass found. All tables are (N, C) in float64; `valid` and `total` are (N,); see the module for the rest.
 
     valid: number of voxels that are not ignored.   total: sum of their weights.
+    costs: the tables of voxels that are on and off (off: 0 in softmax mode), for each cost.
     log_p: (N, 1, V) in softmax mode with labels, (N, C, V) in sigmoid mode with labels when asked for, else None;
     exactly 0 at ignored voxels.
     """
@@ -46,12 +55,16 @@ class Overlap(NamedTuple):
     tp: Tensor
     nll: Tensor
     nll_off: Tensor
+    spread: Tensor
     squares: Tensor
     product: Tensor
     target_squares: Tensor
+    miss_squares: Tensor
+    false_squares: Tensor
     valid: Tensor
     total: Tensor
     log_p: Tensor | None
+    costs: dict[Cost, tuple[Tensor, Tensor]]
 
 
 def overlap(
@@ -62,6 +75,8 @@ def overlap(
     mode: str = "softmax",
     ignore_index: int | None = None,
     squares: bool = False,
+    spread: bool = False,
+    costs: Iterable[Cost] = (),
     per_voxel: bool = False,
 ) -> Overlap:
     """Run the pass.
@@ -73,21 +88,27 @@ def overlap(
         weight: (N, V), at least 0; no gradient flows to it.
         mode: "softmax" or "sigmoid".
         ignore_index: label value that takes no part, whatever the logits there.
-        squares: also fill `squares`, `product` and `target_squares`, which are 0 otherwise; with softmax labels the
-            last two are `tp` and `count`, and always there.
+        squares: also fill the five tables of squares, which are 0 otherwise; with softmax labels `product` and
+            `target_squares` are `tp` and `count`, and always there.
+        spread: also fill `spread`, which is 0 otherwise.
+        costs: further costs of a voxel to sum.
         per_voxel: also return `log_p` in sigmoid mode (softmax mode has it anyway); labels only.
 
     Raises:
         ValueError: on the CPU, for labels out of range, negative weights or dense values outside [0, 1]. Elsewhere
             an assertion on the device, without waiting for it.
     """
+    costs = list(costs)
+    options = (squares, spread, packed(costs))
     if mode == "softmax" and not target.is_floating_point():
-        log_p, sums, totals = overlap_labels(logits, target, weight, ignore_index, squares)
+        log_p, sums, totals = overlap_labels(logits, target, weight, ignore_index, *options)
         log_p = log_p[:, None]
     else:
-        log_p, sums, totals = overlap_channels(
-            logits, target, weight, ignore_index, mode == "softmax", squares, per_voxel
-        )
+        softmax = mode == "softmax"
+        log_p, sums, totals = overlap_channels(logits, target, weight, ignore_index, softmax, *options, per_voxel)
         log_p = log_p if per_voxel else None
-    tables = [table.detach() if row in OF_TARGET else table for row, table in enumerate(sums.unbind(1))]
-    return Overlap._make([*tables, *totals.detach().unbind(1), log_p])
+    rows = sums.unbind(1)
+    tables = [table.detach() if row in OF_TARGET else table for row, table in enumerate(rows[:COSTS])]
+    pairs = zip(rows[COSTS::2], rows[COSTS + 1 :: 2], strict=True)
+    by_cost = dict(zip(costs, pairs, strict=True))
+    return Overlap._make([*tables, *totals.detach().unbind(1), log_p, by_cost])

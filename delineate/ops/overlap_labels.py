@@ -1,78 +1,109 @@
 """The pass in softmax mode with integer labels: the one-hot matrix is never formed, not even for a block."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from delineate.ops.blocks import (
+    COSTS,
     COUNT,
+    FALSE_SQUARES,
     MASS,
+    MISS_SQUARES,
     NLL,
     PRODUCT,
-    ROWS,
+    SPREAD,
     SQUARES,
     TARGET_SQUARES,
     TP,
     VOXELS,
     at,
     blocks,
+    check_labels,
+    check_weights,
     full_precision,
-    read_block,
+    read_labels,
+    read_weights,
     refuse_second_derivative,
     row_sums,
     sum_by_class,
+    table_rows,
     wide_dtype,
 )
+from delineate.ops.cost import unpacked
+from delineate.ops.transforms import differentiable
 
 
 @torch.library.custom_op("delineate::overlap_labels", mutates_args=())
 @full_precision
-def overlap_labels(
-    logits: Tensor, labels: Tensor, weight: Tensor | None, ignore_index: int | None, squares: bool
+def _forward(
+    logits: Tensor,
+    labels: Tensor,
+    weight: Tensor | None,
+    ignore_index: int | None,
+    squares: bool,
+    spread: bool,
+    costs: Sequence[float],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits (N, C, V), labels (N, V) -> log_p (N, V), sums (N, rows, C), totals (N, 2)."""
     (samples, classes, voxels), wide = logits.shape, wide_dtype(logits.dtype)
     log_p = logits.new_empty(samples, voxels, dtype=wide)
-    sums = logits.new_zeros(samples, len(ROWS), classes, dtype=torch.float64)
+    sums = logits.new_zeros(samples, table_rows(costs), classes, dtype=torch.float64)
+
     for n, block in blocks(logits):
-        y, ignored, w = read_block(labels[n, block], at(weight, n, block), ignore_index, classes, wide)
+        y, ignored = read_labels(labels[n, block], ignore_index)
+        check_labels(y, labels[n, block], ignore_index, classes)
+        check_weights(at(weight, n, block))
+        w = read_weights(at(weight, n, block), ignored, wide)
         z, row = logits[n, :, block].to(wide), sums[n]
         z = z if ignored is None else z.masked_fill(ignored, 0)
         peak = z.amax(0)
         e = (z - peak).exp_()
         norm = e.sum(0)
-        lp = z.gather(0, y[None])[0].sub_(peak).sub_(norm.log())
-        hit = lp.exp()
+        lse = norm.log()
+        lp = z.gather(0, y[None])[0].sub_(peak).sub_(lse)
+        if spread:
+            row[SPREAD] += row_sums((peak + lse) - z, w)
         lp = lp if ignored is None else lp.masked_fill_(ignored, 0)
-        p = e.mul_(norm.reciprocal_())
         log_p[n, block] = lp
-        row[VOXELS] += sum_by_class(y, None if ignored is None else ~ignored, classes)
-        row[TP] += sum_by_class(y, hit if w is None else hit.mul_(w), classes)
-        row[NLL] -= sum_by_class(y, lp if w is None else lp * w, classes)
-        if weight is not None:
+        row[VOXELS] += sum_by_class(y, torch.ones_like(lp) if ignored is None else ~ignored, classes)
+        if weight is not None and w is not None:
             row[COUNT] += sum_by_class(y, w, classes)
+        row[NLL] -= sum_by_class(y, lp if w is None else lp * w, classes)
+        for k, cost in unpacked(costs):
+            value = cost.value(lp)
+            row[COSTS + 2 * k] += sum_by_class(y, value if w is None else value.mul_(w), classes)
+        p = e.mul_(norm.reciprocal_())
+        hit = lp.exp()
+        row[TP] += sum_by_class(y, hit if w is None else hit * w, classes)
         if squares:
-            row[SQUARES] += row_sums(p.square(), w)
+            row[SQUARES] += sum_by_class(y, hit.square() if w is None else hit.square().mul_(w), classes)
+            miss = torch.expm1(lp).square_()
+            row[MISS_SQUARES] += sum_by_class(y, miss if w is None else miss.mul_(w), classes)
+            row[FALSE_SQUARES] += row_sums(p.square().scatter_(0, y[None], 0), w)
         row[MASS] += row_sums(p, w)
     if weight is None:
         sums[:, COUNT] = sums[:, VOXELS]
+    sums[:, SQUARES] += sums[:, FALSE_SQUARES]
     sums[:, PRODUCT] = sums[:, TP]
     sums[:, TARGET_SQUARES] = sums[:, COUNT]
     return log_p, sums, sums[:, [VOXELS, COUNT]].sum(2)
 
 
-@overlap_labels.register_fake
-def _(logits, labels, weight, ignore_index, squares):
+@_forward.register_fake
+def _(logits, labels, weight, ignore_index, squares, spread, costs):
     samples, classes, voxels = logits.shape
     return (
         logits.new_empty(samples, voxels, dtype=wide_dtype(logits.dtype)),
-        logits.new_empty(samples, len(ROWS), classes, dtype=torch.float64),
+        logits.new_empty(samples, table_rows(costs), classes, dtype=torch.float64),
         logits.new_empty(samples, 2, dtype=torch.float64),
     )
 
 
 @torch.library.custom_op("delineate::overlap_labels_backward", mutates_args=())
 @full_precision
-def overlap_labels_backward(
+def _backward(
     logits: Tensor,
     labels: Tensor,
     weight: Tensor | None,
@@ -81,35 +112,41 @@ def overlap_labels_backward(
     g_sums: Tensor,
     ignore_index: int | None,
     squares: bool,
+    spread: bool,
+    costs: Sequence[float],
 ) -> Tensor:
     """Gradient to the logits, given those to `log_p` and to the sums.
 
-    With m = g_mass + 2 p g_squares and h = w (g_tp p_y - g_nll) + g_log_p at the labelled class:
-    dz_c = p_c (w m_c - w sum_k p_k m_k - h) + [c = y] h.
+    With m = g_mass + 2 p (g_squares + g_false_squares) of every class, h what the labelled class gets beside it, s =
+    g_spread and S its sum over classes:  dz_c = p_c (w m_c + w S - w sum_k p_k m_k - h) + [c = y] h - w s_c.
     """
-    classes, wide = logits.shape[1], wide_dtype(logits.dtype)
+    wide = wide_dtype(logits.dtype)
     grad = torch.empty_like(logits, memory_format=torch.contiguous_format)
-    g = g_sums.to(wide)
+    g_all = g_sums.to(wide)
+
     for n, block in blocks(logits):
-        y, ignored, w = read_block(labels[n, block], at(weight, n, block), ignore_index, classes, wide)
-        z, lp = logits[n, :, block].to(wide), log_p[n, block]
-        g_mass, g_tp, g_nll, g_squares = g[n, MASS], g[n, TP] + g[n, PRODUCT], g[n, NLL], g[n, SQUARES]
-        h = g_tp[y].mul_(lp.exp()).sub_(g_nll[y])
+        y, ignored = read_labels(labels[n, block], ignore_index)
+        w = read_weights(at(weight, n, block), ignored, wide)
+        z, lp, g = logits[n, :, block].to(wide), log_p[n, block], g_all[n]
+        h = _of_label(g, y, lp, squares, costs)
         h = h if w is None else h.mul_(w)
         h = h if g_log_p is None else h.add_(g_log_p[n, block])
         h = h if ignored is None else h.masked_fill_(ignored, 0)
         lse = z.gather(0, y[None])[0].sub_(lp)
         out = grad[n, :, block] if grad.dtype == wide else torch.empty_like(z)
         p = torch.sub(z, _finite(lse, z), out=out).exp_()
-        m = g_mass[:, None]
-        dot = g_mass @ p
+        m = g[MASS][:, None]
+        dot = g[MASS] @ p
         if squares:
-            m = torch.addcmul(m, p, g_squares[:, None], value=2)
+            m = torch.addcmul(m, p, (g[SQUARES] + g[FALSE_SQUARES])[:, None], value=2)
             dot = (m * p).sum(0)
+        dot = dot.sub_(g[SPREAD].sum()) if spread else dot
         if w is not None:
             m, dot = m * w, dot.mul_(w)
         p.mul_(m - dot.add_(h))
         p.scatter_add_(0, y[None], h[None])
+        if spread:
+            p.sub_(g[SPREAD][:, None] if w is None else g[SPREAD][:, None] * w)
         if ignored is not None:
             p.masked_fill_(ignored, 0)
         if p.dtype != grad.dtype:
@@ -117,9 +154,22 @@ def overlap_labels_backward(
     return grad
 
 
-@overlap_labels_backward.register_fake
-def _(logits, labels, weight, log_p, g_log_p, g_sums, ignore_index, squares):
+@_backward.register_fake
+def _(logits, labels, weight, log_p, g_log_p, g_sums, ignore_index, squares, spread, costs):
     return torch.empty_like(logits, memory_format=torch.contiguous_format)
+
+
+def _of_label(g: Tensor, y: Tensor, lp: Tensor, squares: bool, costs: Sequence[float]) -> Tensor:
+    """What a voxel of weight 1 gives to the log-probability of its label, beyond the mass of all classes: (B,)."""
+    p = lp.exp()
+    direct = (g[TP] + g[PRODUCT]).index_select(0, y)
+    if squares:
+        direct.addcmul_(g[FALSE_SQUARES].index_select(0, y), p, value=-2)
+        direct.addcmul_(g[MISS_SQUARES].index_select(0, y), torch.expm1(lp), value=2)
+    h = direct.mul_(p).sub_(g[NLL].index_select(0, y))
+    for k, cost in unpacked(costs):
+        h.addcmul_(g[COSTS + 2 * k].index_select(0, y), cost.slope(lp, p))
+    return h
 
 
 def _finite(lse: Tensor, z: Tensor) -> Tensor:
@@ -130,7 +180,7 @@ def _finite(lse: Tensor, z: Tensor) -> Tensor:
 
 
 def _labels_context(ctx, inputs, output):
-    logits, labels, weight, ctx.ignore_index, ctx.squares = inputs
+    logits, labels, weight, ctx.ignore_index, ctx.squares, ctx.spread, ctx.costs = inputs
     ctx.save_for_backward(logits, labels, weight, output[0])
     ctx.set_materialize_grads(False)
 
@@ -138,12 +188,12 @@ def _labels_context(ctx, inputs, output):
 def _labels_backward(ctx, g_log_p, g_sums, _):
     logits, labels, weight, log_p = ctx.saved_tensors
     if g_sums is None:
-        g_sums = logits.new_zeros(logits.shape[0], len(ROWS), logits.shape[1], dtype=torch.float64)
-    grad = torch.ops.delineate.overlap_labels_backward(
-        logits, labels, weight, log_p, g_log_p, g_sums, ctx.ignore_index, ctx.squares
+        g_sums = logits.new_zeros(logits.shape[0], table_rows(ctx.costs), logits.shape[1], dtype=torch.float64)
+    grad = overlap_labels_backward(
+        logits, labels, weight, log_p, g_log_p, g_sums, ctx.ignore_index, ctx.squares, ctx.spread, ctx.costs
     )
-    return grad, None, None, None, None
+    return grad, None, None, None, None, None, None
 
 
-overlap_labels.register_autograd(_labels_backward, setup_context=_labels_context)
-overlap_labels_backward.register_autograd(refuse_second_derivative)
+overlap_labels = differentiable(_forward, _labels_backward, _labels_context)
+overlap_labels_backward = differentiable(_backward, refuse_second_derivative)

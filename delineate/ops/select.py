@@ -1,4 +1,4 @@
-"""The hardest fraction of each row, as weights: what top-k losses average over.
+"""The hardest part of each row, as weights: what losses of hard voxels average over.
 
 The K-th largest value of a row is found by partial ordering, O(M) for M values; everything above it is kept, and
 values equal to it share what is left of K, so that the result depends on values only, never on their order. The
@@ -11,33 +11,49 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from delineate.ops.transforms import batched
+
 
 @torch.library.custom_op("delineate::hardest", mutates_args=())
-def hardest(values: Tensor, candidates: Tensor | None, fraction: float) -> tuple[Tensor, Tensor]:
+def hardest(
+    values: Tensor, candidates: Tensor | None, fraction: float, at_least: int = 1, above: float | None = None
+) -> tuple[Tensor, Tensor]:
     """Which values are among the largest.
 
     Args:
         values: (R, M), at least 0.
         candidates: (R, M) bool, what may be chosen; None: everything.
-        fraction: in (0, 1]; K = max(1, floor(fraction * candidates of the row)), 0 for a row without candidates.
+        fraction: in [0, 1]; K = max(at_least, floor(fraction * candidates of the row)), never more than there are.
+        above: larger values are all kept, if these are more than K.
 
     Returns:
-        weights (R, M) of the values' dtype: 1 kept, 0 not, a fraction for values tied with the K-th; they add up to K.
-        kept (R,) float64: K.
+        weights (R, M) of the values' dtype: 1 kept, 0 not, a fraction for values tied with the K-th; they add up to
+            the number kept.
+        kept (R,) float64: this number.
     """
     weights, kept = torch.zeros_like(values), values.new_zeros(values.shape[0], dtype=torch.float64)
-    for row in range(values.shape[0]):
-        found = values[row] if candidates is None else values[row].masked_fill(~candidates[row], -1)
-        size = found.numel() if candidates is None else int(candidates[row].sum())
-        if size == 0:
-            continue
-        keep = max(1, math.floor(fraction * size + 1e-9))
-        least = _kth_largest(found, keep)
-        above, equal = found > least, found == least
-        share = (keep - above.sum()) / equal.sum()
-        weights[row] = above + equal * share
-        kept[row] = keep
+    for row, found in enumerate(values):
+        size = found.numel()
+        if candidates is not None:
+            found, size = found.masked_fill(~candidates[row], -1), int(candidates[row].sum())
+        keep = min(size, max(at_least, math.floor(fraction * size + 1e-9)))
+        if keep:
+            kept[row] = _mark(found, keep, above, weights[row])
     return weights, kept
+
+
+def _mark(values: Tensor, keep: int, above: float | None, weights: Tensor) -> float:
+    """Write the weights of one row, and return their sum."""
+    if above is not None:
+        larger = torch.gt(values, above, out=weights).sum(dtype=torch.float64).item()
+        if larger >= keep:
+            return larger
+    least = _kth_largest(values, keep)
+    surplus = torch.ge(values, least, out=weights).sum(dtype=torch.float64) - keep
+    if surplus > 0:
+        ties = values == least
+        weights.sub_(ties * (surplus / ties.sum()).to(weights.dtype))
+    return keep
 
 
 def _kth_largest(values: Tensor, k: int) -> Tensor:
@@ -48,5 +64,8 @@ def _kth_largest(values: Tensor, k: int) -> Tensor:
 
 
 @hardest.register_fake
-def _(values, candidates, fraction):
+def _(values, candidates, fraction, at_least=1, above=None):
     return torch.empty_like(values), values.new_empty(values.shape[0], dtype=torch.float64)
+
+
+hardest.register_vmap(batched(hardest))

@@ -5,7 +5,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from delineate.data.dataset import Sample
-from delineate.losses import Loss, Sum
+from delineate.losses import Loss, Schedule
 from delineate.metrics import ConfusionMatrix, Scores
 
 WARM_UP = 0.05
@@ -46,14 +46,17 @@ class SegmentationModule(LightningModule):
     def forward(self, images: Tensor) -> Tensor:
         return self.model(images.contiguous(memory_format=torch.channels_last))
 
+    def on_train_epoch_start(self) -> None:
+        for part in self.loss.modules():
+            if isinstance(part, Schedule):
+                part.set_epoch(self.current_epoch)
+
     def training_step(self, batch: Sample, batch_idx: int) -> Tensor:
         logits, size = self(batch["image"]), len(batch["image"])
-        if isinstance(self.loss, Sum) and len(self.loss.terms) > 1:
-            parts = self.loss.parts(logits, batch["mask"])
-            self.log_dict({f"train/loss/{name}": value.detach().float() for name, value in parts.items()})
-            value = torch.stack(list(parts.values())).sum(0).float()
-        else:
-            value = self.loss(logits, batch["mask"])
+        parts = self.loss.parts(logits, batch["mask"])
+        value = torch.stack(list(parts.values())).sum(0).float()
+        if len(parts) > 1:
+            self.log_dict({f"train/loss/{name}": part.detach().float() for name, part in parts.items()})
         self.log("train/loss", value.detach(), on_step=True, on_epoch=False, batch_size=size)
         return value
 

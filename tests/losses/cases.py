@@ -1,32 +1,48 @@
-"""One row per public loss: how to build it, and its reference. A public loss without a row fails the contract test."""
+"""One row per public loss: how to build it, its reference, and what the contract must know about it.
+
+A public loss without a row fails the contract test.
+"""
 
 import copy
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 
 import delineate.losses as L
+from reference import compound as P
 from reference import region as R
-from reference.region import region_loss
-from reference.voxel import voxel_loss
+from reference import voxel as V
+from reference.lovasz import lovasz_loss
 
-BUILDING_BLOCKS = {"Loss", "Sum", "parse"}
+BUILDING_BLOCKS = {"Loss", "Sum", "parse", "Schedule", "DeepSupervision"}
 
 
 @dataclass
 class Case:
     cls: type[L.Loss]
+    formula: Callable[..., Any]
+    """The reference, in numpy: of logits, target, weight, own and common arguments."""
     own: dict[str, Any] = field(default_factory=dict)
-    kind: str | None = None
-    """Losses by voxel: the reference's name."""
-    formula: Any = None
-    """Losses by region: the reference's formula."""
-    binary_only: dict[str, Any] | None = None
+    region: bool = False
+    """One value per class, from counts or sorted errors: without `smooth`, blind to the scale of the weights."""
+    pooled: bool = False
+    """Takes `pool` and `absent`."""
+    minimum: float = 0.0
+    """The value at a perfect prediction."""
+    margin: float = 20.0
+    """The logit margin at which a perfect prediction is within 1e-3 of the minimum."""
+    hard_only: bool = False
+    """Refuses soft targets."""
+    exempt: dict[str, str] = field(default_factory=dict)
+    """Items of the contract that do not hold, and why."""
 
     @property
-    def region(self) -> bool:
-        return self.formula is not None
+    def soft(self) -> str:
+        """The kind of dense target it takes, for `batch`."""
+        return "dense" if self.hard_only else "soft"
 
     def build(self, **common: Any) -> L.Loss:
         return self.cls(**self.own, **common)
@@ -34,38 +50,134 @@ class Case:
     def reference(self, logits, target, weight=None, **common):
         arrays = [t.detach().cpu().double().numpy() if t.is_floating_point() else t.numpy() for t in (logits, target)]
         weight = None if weight is None else weight.double().numpy()
-        if self.region:
-            return torch.as_tensor(region_loss(self.formula, *arrays, weight, **common))
-        return torch.as_tensor(voxel_loss(self.kind, *arrays, weight, **self.own, **common))
+        return torch.as_tensor(self.formula(*arrays, weight, **self.own, **common))
 
     def __repr__(self) -> str:
         return f"{self.cls.__name__}({','.join(f'{k}={v}' for k, v in self.own.items())})"
 
 
+def rows(cls: type[L.Loss], formula: Callable[..., Any], *settings: dict[str, Any], **facts: Any) -> list[Case]:
+    """A row for each of the loss's own arguments."""
+    return [Case(cls, formula, own, **facts) for own in settings]
+
+
+def voxel(cls: type[L.Loss], kind: Callable[..., Any], *settings: dict[str, Any], **facts: Any) -> list[Case]:
+    return rows(cls, partial(V.voxel_loss, kind), *settings, **facts)
+
+
+def region(cls: type[L.Loss], formula: Callable[..., Any], *settings: dict[str, Any], **facts: Any) -> list[Case]:
+    return rows(cls, partial(R.region_loss, formula), *settings, region=True, pooled=True, **facts)
+
+
+def variant(cls: type[L.Loss], **own: Any) -> Case:
+    """The default row of the loss with other arguments."""
+    return replace(next(case for case in DEFAULTS if case.cls is cls), own=own)
+
+
+NOT_PROPER = {"C8a": "no proper score: with soft labels the optimum is not p = y"}
+SHARES = {"C8a": "its class weights are shares of the target"}
+SMOOTHED = {
+    "C2a": "a smoothed label has no finite optimum, and costs more as logits grow",
+    "C2b": "as C2a",
+    "C3b": "as C2a",
+    "C5": "infinite for the -inf logit of an unused class",
+    "C8a": "the optimum is the smoothed label",
+    "C22": "as C2a",
+}
+CHOICE = {
+    "C9a": "one choice of voxels over all channels",
+    "C10c": "a voxel of weight 0 or 2 is one voxel among those chosen from",
+    "C15": "kinks where voxels change places in the choice",
+}
+FULL = {"C22": "no longer grows once all the voxels chosen are wrong"}
+THRESHOLD = {"C8a": "another voxel above the threshold can lower the mean"}
+ONE_RATIO = {"C9a": "one ratio over all channels"}
+SORTED = {
+    "region": True,
+    "pooled": True,
+    "hard_only": True,
+    "exempt": {"C8a": "has no form for soft labels", "C15": "kinks where errors change places"},
+}
+TWO_KINDS_OF_ERROR = {"C9c": "hinge errors in sigmoid mode, of probabilities in softmax mode"}
+# C8a holds for compounds: the kink of the region part at p = y outweighs a voxel part that is not a proper score.
+TWO_PARTS = {"C9c": "of two classes, its voxel part would need both and its region part only the foreground"}
+
 CASES = [
-    Case(L.CrossEntropyLoss, kind="ce"),
-    Case(L.CrossEntropyLoss, {"normalize": "weight"}, kind="ce"),
-    Case(L.BalancedCrossEntropyLoss, kind="balanced"),
-    Case(L.TopKLoss, {"k": 0.1}, kind="topk"),
-    Case(L.TopKLoss, {"k": 0.45}, kind="topk"),
-    Case(L.FocalLoss, {"gamma": 2.0}, kind="focal"),
-    Case(L.FocalLoss, {"gamma": 0.5}, kind="focal"),
-    Case(L.DiceLoss, formula=R.dice()),
-    Case(L.DiceLoss, {"squared": True}, formula=R.squared_dice()),
-    Case(L.DiceLoss, {"smooth": 1.0}, formula=R.dice(1.0)),
-    Case(L.DiceLoss, {"squared": True, "smooth": 0.5}, formula=R.squared_dice(0.5)),
-    Case(L.JaccardLoss, formula=R.jaccard()),
-    Case(L.JaccardLoss, {"smooth": 1.0}, formula=R.jaccard(1.0)),
-    Case(L.TverskyLoss, formula=R.tversky(0.3, 0.7)),
-    Case(L.TverskyLoss, {"fp_weight": 0.9, "fn_weight": 0.2, "smooth": 0.3}, formula=R.tversky(0.9, 0.2, 0.3)),
-    Case(L.FocalTverskyLoss, formula=R.focal_tversky(0.3, 0.7, 0.75)),
-    Case(L.FocalTverskyLoss, {"exponent": 1.33, "smooth": 1.0}, formula=R.focal_tversky(0.3, 0.7, 1.33, 1.0)),
-    Case(L.LogCoshDiceLoss, formula=R.log_cosh_dice()),
-    Case(L.GeneralizedDiceLoss, formula="generalized:square"),
-    Case(L.GeneralizedDiceLoss, {"weighting": "simple"}, formula="generalized:simple"),
-    Case(L.GeneralizedDiceLoss, {"weighting": "uniform"}, formula="generalized:uniform"),
+    *voxel(L.CrossEntropyLoss, V.cross_entropy, {}, {"normalize": "weight"}),
+    *voxel(
+        L.CrossEntropyLoss,
+        V.cross_entropy,
+        {"label_smoothing": 0.1},
+        {"label_smoothing": 0.2, "normalize": "weight"},
+        exempt=SMOOTHED,
+    ),
+    *voxel(L.BalancedCrossEntropyLoss, V.balanced, {}, exempt=SHARES),
+    *voxel(L.TopKLoss, V.topk, {}, exempt=CHOICE | FULL),
+    *voxel(L.TopKLoss, V.topk, {"k": 0.45}, exempt=CHOICE),
+    *voxel(L.OHEMLoss, V.ohem, {}, {"threshold": 0.3}, {"min_kept": 5}, exempt=CHOICE | FULL | THRESHOLD),
+    *voxel(L.FocalLoss, V.focal, {}, {"gamma": 0.5}, exempt=NOT_PROPER),
+    *voxel(L.PolyLoss, V.poly, {}, {"epsilon": -0.5}, {"gamma": 2.0}, exempt=NOT_PROPER),
+    *region(L.DiceLoss, R.dice, {}, {"squared": True}, {"smooth": 1.0}, {"squared": True, "smooth": 0.5}),
+    *region(L.JaccardLoss, R.jaccard, {}, {"smooth": 1.0}),
+    *region(L.TverskyLoss, R.tversky, {}, {"fp_weight": 0.9, "fn_weight": 0.2, "smooth": 0.3}),
+    *region(L.FocalTverskyLoss, R.focal_tversky, {}, {"exponent": 1.33, "smooth": 1.0}),
+    *region(L.LogCoshDiceLoss, R.log_cosh_dice, {}),
+    *region(L.AsymmetricSimilarityLoss, R.asymmetric_similarity, {}, {"beta": 0.5}, {"beta": 1.0, "smooth": 1.0}),
+    *region(
+        L.GeneralizedDiceLoss,
+        R.generalized_dice,
+        {},
+        {"weighting": "simple"},
+        {"weighting": "uniform"},
+        exempt=ONE_RATIO,
+    ),
+    *region(
+        L.PenaltyGeneralizedDiceLoss,
+        R.penalty_generalized_dice,
+        {},
+        {"k": 1.0, "weighting": "uniform"},
+        exempt=ONE_RATIO,
+    ),
+    *region(L.SensitivitySpecificityLoss, R.sensitivity_specificity, {}, {"r": 0.5}),
+    *region(L.MCCLoss, R.mcc, {}),
+    *rows(L.LovaszLoss, lovasz_loss, {}, **SORTED | {"exempt": SORTED["exempt"] | TWO_KINDS_OF_ERROR}),
+    *rows(L.LovaszLoss, lovasz_loss, {"errors": "probability"}, **SORTED),
+    *rows(L.ComboLoss, P.combo_loss, {}, pooled=True, minimum=-0.5, exempt=TWO_PARTS),
+    *rows(
+        L.ComboLoss,
+        P.combo_loss,
+        {"ce_weight": 0.3, "positive_weight": 0.7},
+        pooled=True,
+        minimum=-0.7,
+        exempt=TWO_PARTS,
+    ),
+    *rows(
+        L.ExponentialLogarithmicLoss,
+        P.exponential_logarithmic_loss,
+        {},
+        pooled=True,
+        margin=80.0,  # 1 - p is 2e-9 at margin 20, but its power 0.3 is 0.002
+        exempt=TWO_PARTS,
+    ),
+    *rows(
+        L.ExponentialLogarithmicLoss,
+        P.exponential_logarithmic_loss,
+        {"dice_gamma": 1.0, "ce_gamma": 1.0},
+        pooled=True,
+        exempt=TWO_PARTS,
+    ),
+    *rows(
+        L.UnifiedFocalLoss,
+        P.unified_focal_loss,
+        {},
+        {"asymmetric": False},
+        {"gamma": 0.25, "fn_weight": 0.7},
+        {"smooth": 1.0},
+        pooled=True,
+        exempt=TWO_PARTS,
+    ),
 ]
-DEFAULTS = [case for case in CASES if not case.own] + [Case(L.TopKLoss, kind="topk"), Case(L.FocalLoss, kind="focal")]
+DEFAULTS = [case for case in CASES if not case.own]
 
 SPACES = {"1d": (13,), "2d": (5, 4), "3d": (3, 4, 3)}
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 import delineate.losses as L
-from losses.cases import CASES, DEFAULTS, MODES, Case, ball, batch, in_mode, margins, value_and_gradient
+from losses.cases import CASES, DEFAULTS, MODES, ball, batch, in_mode, margins, value_and_gradient, variant
 
 GRIDS = {"2d": (16, 16), "3d": (12, 12, 12)}
 POWERS = [
-    *(Case(L.FocalLoss, {"gamma": gamma}) for gamma in (0.0, 0.5, 1.0, 2.0)),
-    *(Case(L.FocalTverskyLoss, {"exponent": e}, formula=1) for e in (0.5, 0.75, 1.33)),
-    Case(L.TverskyLoss, {"fp_weight": 0.0, "fn_weight": 1.0}, formula=1),
-    Case(L.TverskyLoss, {"fp_weight": 1.0, "fn_weight": 0.0}, formula=1),
+    *(variant(L.FocalLoss, gamma=gamma) for gamma in (0.0, 0.5, 1.0, 2.0)),
+    *(variant(L.FocalTverskyLoss, exponent=e) for e in (0.5, 0.75, 1.33)),
+    variant(L.TverskyLoss, fp_weight=0.0, fn_weight=1.0),
+    variant(L.TverskyLoss, fp_weight=1.0, fn_weight=0.0),
 ]
 SUMS = [L.DiceLoss() + L.FocalLoss(), 0.5 * L.CrossEntropyLoss() + L.TopKLoss()]
 

@@ -4,15 +4,15 @@ import pytest
 import torch
 
 import delineate.losses as L
-from losses.cases import DEFAULTS, MODES, Case, batch, in_mode, value_and_gradient
+from losses.cases import DEFAULTS, MODES, batch, in_mode, value_and_gradient, variant
 
 LOSS_SCALE = 4096
 HALVES = (torch.float16, torch.bfloat16)
 LARGE = {"8x512x512": (8, (512, 512)), "1x256x256x256": (1, (256, 256, 256))}
 VARIANTS = [
     *DEFAULTS,
-    Case(L.DiceLoss, {"squared": True}, formula=1),
-    Case(L.CrossEntropyLoss, {"normalize": "weight"}),
+    variant(L.DiceLoss, squared=True),
+    variant(L.CrossEntropyLoss, normalize="weight"),
 ]
 
 every_loss = pytest.mark.parametrize("case", VARIANTS, ids=repr)

@@ -6,19 +6,19 @@ import pytest
 import torch
 
 import delineate.losses as L
-from losses.cases import CASES, DEFAULTS, MODES, Case, batch, value_and_gradient
+from losses.cases import CASES, DEFAULTS, MODES, batch, value_and_gradient, variant
 
 PAIRED = [
-    Case(L.CrossEntropyLoss, {"normalize": "weight"}),
-    Case(L.TopKLoss, {"k": 0.3}),
-    Case(L.FocalLoss, {"gamma": 0.5}),
-    Case(L.DiceLoss, formula=1),
-    Case(L.DiceLoss, {"squared": True, "pool": "batch"}, formula=1),
-    Case(L.GeneralizedDiceLoss, {"absent": "count"}, formula=1),
-    Case(L.FocalTverskyLoss, {"smooth": 1.0}, formula=1),
+    variant(L.CrossEntropyLoss, normalize="weight"),
+    variant(L.TopKLoss, k=0.3),
+    variant(L.FocalLoss, gamma=0.5),
+    variant(L.DiceLoss),
+    variant(L.DiceLoss, squared=True, pool="batch"),
+    variant(L.GeneralizedDiceLoss, absent="count"),
+    variant(L.FocalTverskyLoss, smooth=1.0),
 ]
 SCALE_FREE = [c for c in CASES if c.region and "smooth" not in c.own] + [
-    Case(L.CrossEntropyLoss, {"normalize": "weight"})
+    variant(L.CrossEntropyLoss, normalize="weight")
 ]
 PROPORTIONAL = [c for c in CASES if not c.region and "normalize" not in c.own]
 

@@ -34,6 +34,15 @@ UNDERSTOOD = {
     "Focal(mode='sigmoid', alpha=0.25)": L.FocalLoss(mode="sigmoid", alpha=0.25),
     "Focal(alpha=[1, 2])": L.FocalLoss(class_weight=[1, 2]),
     "(Dice +\n CE)": L.DiceLoss() + L.CrossEntropyLoss(),
+    "DiceCE": L.DiceLoss() + L.CrossEntropyLoss(),
+    "2*DiceTopK(k=0.2, smooth=1) + Lovasz": 2 * L.DiceLoss(smooth=1) + 2 * L.TopKLoss(k=0.2) + L.LovaszLoss(),
+    "DiceFocal(gamma=1, ignore_index=255)": L.DiceLoss(ignore_index=255) + L.FocalLoss(gamma=1, ignore_index=255),
+    "Schedule(Dice, CE + Focal, start=[1, 0.5], end=[0, -1], epochs=7)": L.Schedule(
+        L.DiceLoss(), L.CrossEntropyLoss() + L.FocalLoss(), start=[1, 0.5], end=[0, -1], epochs=7
+    ),
+    "0.5*Schedule(Dice, start=[1], end=[0], epochs=1) + CE": 0.5
+    * L.Schedule(L.DiceLoss(), start=[1], end=[0], epochs=1)
+    + L.CrossEntropyLoss(),
 }
 
 NESTED = 3000
@@ -66,11 +75,20 @@ REFUSED = {
     "1e308*(1e308*Dice)": "must be a finite number",
     "1" + "0" * 400 + "*Dice": "must be a finite number",
     "9" * 5000 + "*Dice": "is not an expression",
-    "dice": "no loss named 'dice'.* Did you mean 'Dice'\\? All names: .*CE, CrossEntropy, Dice",
+    "dice": "no loss named 'dice'.* Did you mean 'Dice'\\? All names: .*CE, Combo, CrossEntropy, Dice",
     "DICE": "Did you mean 'Dice'\\?",
     "DiceLoss": "Did you mean 'Dice'\\?",
     "diceloss": "Did you mean 'Dice'\\?",
-    "Dise": "Did you mean 'Dice'\\?",
+    "Dise": "Did you mean 'Dice' or",
+    "DiceCE(Dice)": "arguments of DiceCE must be named",
+    "DiceCE(k=0.1)": "DiceCE has no argument 'k'",
+    "DiceTopK(k=2)": "TopKLoss: `k` must be",
+    "Schedule(Dice)": "Schedule needs start and end and epochs",
+    "Schedule(Dice, 2, start=[1, 1], end=[0, 0], epochs=1)": "expected the name of a loss",
+    "Schedule(Dice, CE, start=[1], end=[0, 1], epochs=1)": "`start` must be one number for each of the 2 terms",
+    "Schedule(Dice, CE, start=[1, 0], end=[0, 'a'], epochs=1)": "`end` must be a finite number",
+    "Schedule(Dice, CE, start=[1, 0], end=[0, 1], epochs=0)": "`epochs` must be an integer of at least 1",
+    "Schedule(Dice, CE, start=[1, 0], end=[0, 1], epochs=1, mode='sigmoid')": "Schedule has no argument 'mode'",
     "ce": "Did you mean 'CE'\\?",
     "CELoss": "Did you mean 'CE'\\?",
     "crossentropy": "Did you mean 'CrossEntropy'\\?",
@@ -170,6 +188,11 @@ def test_common_arguments_reach_every_term_that_knows_them_and_does_not_set_them
     assert [term.ignore_index for _, term in loss.pairs()] == [255, 0, 255]
     assert {term.mode for _, term in loss.pairs()} == {"sigmoid"}
     assert loss.pairs()[0][1].pool == "batch"
+
+
+def test_common_arguments_reach_the_terms_of_a_schedule():
+    loss = L.parse("Schedule(Dice, CE(ignore_index=0), start=[1, 0], end=[0, 1], epochs=2)", ignore_index=255)
+    assert [term.ignore_index for term in loss.terms] == [255, 0]
 
 
 def test_common_argument_that_no_loss_knows():

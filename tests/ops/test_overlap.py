@@ -8,9 +8,15 @@ import delineate.losses as L
 from delineate.ops import blocks
 from delineate.ops import overlap_channels as channels_pass
 from delineate.ops import overlap_labels as labels_pass
+from delineate.ops.blocks import ROWS
+from delineate.ops.cost import Cost, packed
 from delineate.ops.overlap import Overlap, overlap
 
-TABLES = ("voxels", "count", "mass", "tp", "nll", "nll_off", "squares", "product", "target_squares")
+TABLES = ROWS
+SQUARES = ("squares", "product", "target_squares", "miss_squares", "false_squares")
+COSTS = [Cost(gamma=2), Cost(gamma=0.5), Cost(power=0.3), Cost(gamma=1.0, epsilon=0.7)]
+OPTIONS = (True, True, packed(COSTS))
+EVERYTHING = {"squares": True, "spread": True, "costs": COSTS}
 VARIANTS = {
     "plain": {},
     "weighted": {"weighted": True},
@@ -38,6 +44,12 @@ def inputs(mode="softmax", kind="labels", *, channels=3, voxels=23, weighted=Fal
     return logits.to(dtype), target, weight, VOID if ignored and kind == "labels" else None
 
 
+def plain_cost(cost, log_p):
+    return (1 - log_p.exp()) ** cost.gamma * (-log_p) ** cost.power + cost.epsilon * (1 - log_p.exp()) ** (
+        cost.gamma + 1
+    )
+
+
 def plain(logits, target, weight, ignore_index, mode):
     """The same tables by autograd, from probabilities and one-hot labels that are all there at once."""
     channels = logits.shape[1]
@@ -59,22 +71,42 @@ def plain(logits, target, weight, ignore_index, mode):
         "tp": (w * hit).sum(2),
         "nll": -(w * y * on).sum(2),
         "nll_off": -(w * (1 - y) * off).sum(2),
+        "spread": -(w * (on + off)).sum(2),
         "squares": (w * p * p).sum(2),
+        "miss_squares": (w * y * (y - p) ** 2).sum(2),
+        "false_squares": (w * (1 - y) * (y - p) ** 2).sum(2),
         "product": (w * p * y).sum(2),
         "target_squares": (w * y * y).sum(2),
     }
+    costs = {
+        cost: (
+            (w * y * plain_cost(cost, on)).sum(2),
+            (w * (1 - y) * plain_cost(cost, off)).sum(2) * (mode == "sigmoid"),
+        )
+        for cost in COSTS
+    }
     log_p = (y * on).sum(1, keepdim=True) if mode == "softmax" else y * on + (1 - y) * off
-    return Overlap(**tables, valid=valid.sum(1).double(), total=w.sum((1, 2)), log_p=log_p * valid[:, None])
+    return Overlap(
+        **tables, valid=valid.sum(1).double(), total=w.sum((1, 2)), log_p=log_p * valid[:, None], costs=costs
+    )
 
 
 def random_sum(found: Overlap, seed=0):
     """A random linear function of everything that carries a gradient: random upstream gradients."""
     g = torch.Generator().manual_seed(seed)
-    parts = [getattr(found, name) for name in ("mass", "tp", "nll", "nll_off", "squares", "product")]
+    names = ("mass", "tp", "nll", "nll_off", "spread", "squares", "product", "miss_squares", "false_squares")
+    parts = [getattr(found, name) for name in names] + [table for pair in found.costs.values() for table in pair]
     parts += [found.log_p] if found.log_p is not None else []
     return torch.stack(
         [(part * torch.randn(part.shape, generator=g, dtype=torch.float64)).sum() for part in parts]
     ).sum()
+
+
+def detached(found: Overlap):
+    """All tables by name, as float64."""
+    costs = {f"{cost} {place}": t for cost, pair in found.costs.items() for place, t in enumerate(pair)}
+    tables = found._asdict() | costs
+    return {name: t.detach().double() for name, t in tables.items() if isinstance(t, torch.Tensor)}
 
 
 def run(logits, target, weight, ignore_index, mode, **flags):
@@ -91,16 +123,12 @@ def test_values_and_random_gradients_equal_autograd(mode, kind, variant, channel
         channels = 4
     logits, target, weight, ignore_index = inputs(mode, kind, channels=channels, **variant)
     per_voxel = kind == "labels"
-    found, gradient = run(logits, target, weight, ignore_index, mode, squares=True, per_voxel=per_voxel)
+    found, gradient = run(logits, target, weight, ignore_index, mode, **EVERYTHING, per_voxel=per_voxel)
     logits.requires_grad_()
     expected = plain(logits, target, weight, ignore_index, mode)
     expected = expected if per_voxel else expected._replace(log_p=None)
     (expected_gradient,) = torch.autograd.grad(random_sum(expected), logits)
-    for name in Overlap._fields:
-        ours, theirs = getattr(found, name), getattr(expected, name)
-        assert (ours is None) == (theirs is None)
-        if ours is not None:
-            torch.testing.assert_close(ours.detach(), theirs.detach().to(ours.dtype), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(detached(found), detached(expected), rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-9, atol=1e-12)
 
 
@@ -109,11 +137,11 @@ def test_values_and_random_gradients_equal_autograd(mode, kind, variant, channel
 @pytest.mark.parametrize("block", [1, 9, 3 * 22, 3 * 23, 3 * 24])
 def test_blocks_join_without_seams(monkeypatch, mode, kind, variant, block):
     logits, target, weight, ignore_index = inputs(mode, kind, **variant)
-    flags = {"squares": True, "per_voxel": kind == "labels"}
+    flags = EVERYTHING | {"per_voxel": kind == "labels"}
     whole, whole_gradient = run(logits, target, weight, ignore_index, mode, **flags)
     monkeypatch.setattr(blocks, "BLOCK", block)
     found, gradient = run(logits, target, weight, ignore_index, mode, **flags)
-    torch.testing.assert_close(tuple(found), tuple(whole), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(detached(found), detached(whole), rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(gradient, whole_gradient, rtol=1e-12, atol=1e-14)
 
 
@@ -122,9 +150,9 @@ def test_blocks_join_without_seams(monkeypatch, mode, kind, variant, block):
 def test_label_op_equals_channel_op(variant, channels):
     """Both ops serve softmax; the one without a one-hot matrix and the other on the same labels."""
     logits, target, weight, ignore_index = inputs(channels=channels, **variant)
-    g = torch.randn(2, len(TABLES), channels, dtype=torch.float64)
+    g = torch.randn(2, len(TABLES) + 2 * len(COSTS), channels, dtype=torch.float64)
     results = []
-    for op, last in ((labels_pass.overlap_labels, (True,)), (channels_pass.overlap_channels, (True, True, False))):
+    for op, last in ((labels_pass.overlap_labels, OPTIONS), (channels_pass.overlap_channels, (True, *OPTIONS, False))):
         z = logits.clone().requires_grad_()
         _, sums, totals = op(z, target, weight, ignore_index, *last)
         results.append([sums.detach(), totals.detach(), *torch.autograd.grad((sums * g).sum(), z)])
@@ -134,11 +162,14 @@ def test_label_op_equals_channel_op(variant, channels):
 
 def test_flags_add_tables_and_change_no_other():
     logits, target, weight, _ = inputs(weighted=True)
-    without, with_squares = (overlap(logits, target, weight, squares=s) for s in (False, True))
-    assert not without.squares.any()
-    assert with_squares.squares.all()
-    for name in set(TABLES) - {"squares"}:
-        assert torch.equal(getattr(without, name), getattr(with_squares, name))
+    without, everything = overlap(logits, target, weight), overlap(logits, target, weight, **EVERYTHING)
+    for name in TABLES:
+        if name in ("squares", "miss_squares", "false_squares", "spread"):
+            assert not getattr(without, name).any()
+            assert getattr(everything, name).all()
+        else:
+            torch.testing.assert_close(getattr(without, name), getattr(everything, name), rtol=1e-12, atol=0)
+    assert not without.costs
     for per_voxel in (False, True):
         found = overlap(logits, target, weight, mode="sigmoid", per_voxel=per_voxel)
         assert (found.log_p is not None) == per_voxel
@@ -157,11 +188,11 @@ def test_what_only_the_target_decides_has_no_gradient():
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 def test_ignored_voxels_whatever_their_logits(mode, bad):
     logits, target, weight, ignore_index = inputs(mode, ignored=True, weighted=True)
-    flags = {"squares": True, "per_voxel": True}
+    flags = EVERYTHING | {"per_voxel": True}
     clean, clean_gradient = run(logits, target, weight, ignore_index, mode, **flags)
     ignored = (target == VOID)[:, None].expand_as(logits)
     found, gradient = run(logits.masked_fill(ignored, bad), target, weight, ignore_index, mode, **flags)
-    torch.testing.assert_close(tuple(found), tuple(clean), rtol=0, atol=0)
+    torch.testing.assert_close(detached(found), detached(clean), rtol=0, atol=0)
     assert torch.equal(gradient, clean_gradient)
     assert not gradient[ignored].any()
     assert not found.log_p.masked_select((target == VOID)[:, None]).any()
@@ -245,7 +276,7 @@ def test_bad_values_are_named_when_compiled(mode, kind):
     compiled = torch.compile(overlap, fullgraph=True, backend="aot_eager")
     logits, target, _, _ = inputs(mode, kind)
     expected = overlap(logits, target, mode=mode)
-    torch.testing.assert_close(tuple(compiled(logits, target, mode=mode)), tuple(expected))
+    torch.testing.assert_close(detached(compiled(logits, target, mode=mode)), detached(expected))
     target[1, ..., 2] = 9
     with pytest.raises(ValueError, match="got values from"):
         compiled(logits, target, mode=mode)
@@ -261,24 +292,25 @@ def test_opcheck(variant, dtype):
     checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
     if dtype == torch.float16:
         checks = checks[:3]  # values are compared above
-    torch.library.opcheck(labels_pass.overlap_labels, (logits, target, weight, ignore_index, True), test_utils=checks)
+    args = (logits, target, weight, ignore_index, *OPTIONS)
+    torch.library.opcheck(labels_pass._forward, args, test_utils=checks)
     for per_voxel in (False, True):
-        args = (logits, target, weight, ignore_index, False, True, per_voxel)
-        torch.library.opcheck(channels_pass.overlap_channels, args, test_utils=checks)
+        args = (logits, target, weight, ignore_index, False, *OPTIONS, per_voxel)
+        torch.library.opcheck(channels_pass._forward, args, test_utils=checks)
 
 
 @variants
 def test_opcheck_of_the_backward_ops(variant):
     logits, target, weight, ignore_index = inputs(voxels=5, **variant)
-    log_p, sums, _ = labels_pass.overlap_labels(logits, target, weight, ignore_index, True)
+    log_p, sums, _ = labels_pass.overlap_labels(logits, target, weight, ignore_index, *OPTIONS)
     g_sums, g_log_p = torch.randn_like(sums), torch.randn_like(log_p)
     checks = ("test_schema", "test_faketensor")
     for g in (None, g_log_p):
-        args = (logits, target, weight, log_p, g, g_sums, ignore_index, True)
-        torch.library.opcheck(labels_pass.overlap_labels_backward, args, test_utils=checks)
+        args = (logits, target, weight, log_p, g, g_sums, ignore_index, *OPTIONS)
+        torch.library.opcheck(labels_pass._backward, args, test_utils=checks)
     for g in (None, torch.randn_like(logits)):
-        args = (logits, target, weight, g, g_sums, ignore_index, False, True)
-        torch.library.opcheck(channels_pass.overlap_channels_backward, args, test_utils=checks)
+        args = (logits, target, weight, g, g_sums, ignore_index, False, *OPTIONS)
+        torch.library.opcheck(channels_pass._backward, args, test_utils=checks)
 
 
 def peak_memory(step):
@@ -323,7 +355,7 @@ def test_squares_of_channels_only_if_asked_for(mode):
     logits, target = torch.randn(2, 3, 40, dtype=torch.float64), torch.rand(2, 3, 40, dtype=torch.float64)
     without, asked = (overlap(logits, target, mode=mode, squares=squares) for squares in (False, True))
     for name in TABLES:
-        if name in ("squares", "product", "target_squares"):
+        if name in SQUARES:
             assert not getattr(without, name).any()
             assert getattr(asked, name).all()
         else:

@@ -1,0 +1,76 @@
+"""A sum of losses whose factors change while training goes on."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from delineate.losses.inputs import Inputs
+from delineate.losses.loss import Loss, one_reduction
+
+
+class Schedule(Loss):
+    """A weighted sum whose factors move in straight lines from `start` to `end`, epoch by epoch.
+
+        sum_k f_k loss_k,    f_k = start_k + (end_k - start_k) min(1, epoch / epochs)
+
+    Args:
+        terms: the losses, at least one. They share one pass over the logits.
+        start, end: the factors at epoch 0 and from epoch `epochs` on, one number for each term.
+        epochs: at least 1.
+
+    Shape: see `Loss`.
+
+    >>> from delineate.losses import CrossEntropyLoss, DiceLoss
+    >>> loss = Schedule(CrossEntropyLoss(), DiceLoss(), start=[1, 0], end=[0, 1], epochs=10)
+    >>> loss.set_epoch(5)
+    >>> loss.factors().tolist()
+    [0.5, 0.5]
+
+    Notes: call `set_epoch` at the beginning of each epoch; `delineate train` does. The epoch is a buffer: it is saved
+    with the state, and a change of it does not compile anew. Meant for losses that are only stable beside another at
+    first, such as losses of distances to a boundary.
+    """
+
+    takes_losses = True
+    epoch: Tensor
+
+    def __init__(self, *terms: Loss, start: Sequence[float], end: Sequence[float], epochs: int):
+        super().__init__(reduction=one_reduction(type(self).__name__, terms))
+        self.terms = nn.ModuleList(terms)
+        self.needs = self.needs.union(*(term.needs for term in terms))
+        self.start, self.end = self._factors("start", start), self._factors("end", end)
+        self.epochs = self._integer("epochs", epochs, low=1)
+        self.register_buffer("epoch", torch.tensor(0.0, dtype=torch.float64))
+
+    def set_epoch(self, epoch: float) -> None:
+        """Say how far training is, in epochs since its beginning."""
+        self.epoch.fill_(self._number("epoch", epoch, 0))
+
+    def factors(self) -> Tensor:
+        """The factors of now, one for each term, float64."""
+        start, end = (torch.tensor(f, dtype=torch.float64, device=self.epoch.device) for f in (self.start, self.end))
+        return start + (end - start) * (self.epoch / self.epochs).clamp_max(1)
+
+    def values(self, inputs: Inputs) -> list[Tensor]:
+        found = [term.compute(inputs).double() for term in self.terms]  # pyright: ignore[reportCallIssue]
+        return [factor.to(value.device) * value for factor, value in zip(self.factors(), found, strict=True)]
+
+    def names(self) -> list[str]:
+        return [term.expression() for term in self.terms]  # pyright: ignore[reportCallIssue]
+
+    def compute(self, inputs: Inputs) -> Tensor:
+        return torch.stack(self.values(inputs)).sum(0)
+
+    def expression(self) -> str:
+        plan = f"start={list(self.start)}, end={list(self.end)}, epochs={self.epochs}"
+        return f"Schedule({', '.join(self.names())}, {plan})"
+
+    def _factors(self, argument: str, values: Sequence[float]) -> tuple[float, ...]:
+        if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != len(self.terms):
+            raise ValueError(
+                f"Schedule: `{argument}` must be one number for each of the {len(self.terms)} terms; got {values!r}. "
+                f"Write {argument}=[1.0, ...]."
+            )
+        largest = torch.finfo(torch.float64).max
+        return tuple(self._number(argument, value, -largest) for value in values)

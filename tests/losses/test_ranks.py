@@ -1,0 +1,88 @@
+"""`pool="batch"` over several processes (contract C12): one process with all the samples, split in any way."""
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+import delineate.losses as L
+from losses.cases import CASES, DEFAULTS, batch, variant
+
+VOID = 255
+POOLED = [case for case in DEFAULTS if case.region and case.cls is not L.LovaszLoss]  # that one is no sum
+POOLED += [variant(L.DiceLoss, squared=True)]
+SPLITS = {"2+2": (2, 2), "3+1": (3, 1), "4+0": (4, 0), "1+2+1": (1, 2, 1), "2+2, the second ignored": (2, 2)}
+
+
+def problem(mode, ignored):
+    """Four samples, with class 2 in the first only, and where the ranks must agree that it is there."""
+    logits, target = batch((5, 4), samples=4, mode=mode)
+    target[1:][target[1:] == 2] = 0
+    target[:, 0, 0] = VOID
+    if ignored:
+        target[2:] = VOID
+    return logits, target
+
+
+def losses(mode):
+    common = {"mode": mode, "pool": "batch", "ignore_index": VOID}
+    for case in POOLED:
+        yield from (case.build(**common, absent=absent) for absent in ("skip", "count"))
+    yield L.DiceLoss(**common) + L.GeneralizedDiceLoss(**common)
+
+
+def value_and_gradient(loss, scale, logits, target):
+    """Of a model with one parameter that scales the logits."""
+    value = loss(scale * logits, target)
+    (gradient,) = torch.autograd.grad(value, scale)
+    return torch.stack([value.detach(), gradient])
+
+
+def work(rank, split, folder, ignored):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=len(split))
+    torch.set_num_threads(1)
+    found = []
+    for mode in ("softmax", "sigmoid"):
+        logits, target = problem(mode, ignored)
+        mine = slice(sum(split[:rank]), sum(split[: rank + 1]))
+        for loss in losses(mode):
+            scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+            pair = value_and_gradient(loss, scale, logits[mine], target[mine])
+            mean = pair[1].clone()
+            dist.all_reduce(mean)  # as DistributedDataParallel does
+            found.append(torch.stack([pair[0], mean / len(split)]))
+    torch.save(torch.stack(found), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(("name", "split"), SPLITS.items(), ids=SPLITS)
+def test_ranks_give_the_value_and_gradient_of_one_process(name, split, tmp_path):
+    ignored = "ignored" in name
+    mp.spawn(work, (split, tmp_path, ignored), nprocs=len(split))
+    one = torch.ones((), dtype=torch.float64, requires_grad=True)
+    expected = torch.stack(
+        [
+            value_and_gradient(loss, one, *problem(mode, ignored))
+            for mode in ("softmax", "sigmoid")
+            for loss in losses(mode)
+        ]
+    )
+    for rank in range(len(split)):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_samples_and_voxels_stay_with_their_rank():
+    """Without `pool="batch"` nothing is exchanged: no rank waits for another."""
+    from delineate.ops import ranks
+
+    logits, target = batch()
+    calls = []
+    original = ranks._sum_over_ranks
+    try:
+        ranks._sum_over_ranks = lambda table: calls.append(table)
+        for case in CASES:
+            case.build()(logits, target)
+    finally:
+        ranks._sum_over_ranks = original
+    assert not calls
