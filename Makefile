@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench docs clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml
@@ -28,6 +28,10 @@ check: $(READY)         ## format, lint, types
 
 bench: $(READY)         ## times and memory beside other libraries, into benchmarks/results/
 	$(BIN)/python benchmarks/overlap.py
+
+docs: $(READY)          ## the pictures and pages of the losses, from the code and its docstrings
+	$(BIN)/python docs/gradients.py
+	$(BIN)/python docs/build.py
 
 clean:
 	rm -rf $(VENV) demo

@@ -91,7 +91,7 @@ class BalancedCrossEntropyLoss(MeanCostLoss):
     0.2599
 
     Use for: edges and other thin foreground that fills a small part of every image.
-    Not for: calibrated probabilities, which balancing shifts: the optimum calls rare classes more often than they occur.
+    Not for: calibrated probabilities, which balancing shifts: rare classes are called more often than they occur.
     Notes: the paper sums over voxels and code in use averages; ours is the mean. The multi-class form is ours: for two
     classes it equals the paper's. Frequencies come from the target of each image and are weighted by `weight`.
     Reference: Xie and Tu, Holistically-nested edge detection, ICCV 2015, arXiv 1504.06375.

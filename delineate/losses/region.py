@@ -152,7 +152,7 @@ class FocalTverskyLoss(RatioLoss):
     >>> round(FocalTverskyLoss(classes=[1])(logits, torch.tensor([[0, 1, 1]])).item(), 4)     # (.7 / 1.7) ** .75
     0.514
 
-    Use for: small targets that Tversky leaves half found: with an exponent below 1 a class keeps its gradient until late.
+    Use for: small targets that Tversky leaves half found: an exponent below 1 keeps the gradient up until late.
     Not for: noisy outlines, since small errors are lifted.
     Notes: the paper sums over classes, we average. The power is taken class by class, before the mean; smp takes it
     after, which is another loss. Jadon's exponent gamma in [1, 3] is the inverse of the paper's.
@@ -196,7 +196,7 @@ class AsymmetricSimilarityLoss(RatioLoss):
     0.4091
 
     Use for: lesions, where recall matters more than precision and one number is to say by how much.
-    Not for: masks of the right size, as with Tversky, nor for a free choice of both prices: this has one of them.
+    Not for: masks of the right size, as with Tversky, or a free choice of both prices, which here hang on one number.
     Notes: equals Tversky with fp_weight = 1 / (1 + beta^2) and fn_weight = beta^2 / (1 + beta^2). beta^2 is on the
     misses; one survey has it on the false positives.
     Reference: Hashemi et al., Asymmetric loss functions and deep densely connected networks for highly imbalanced
@@ -227,7 +227,7 @@ class LogCoshDiceLoss(RatioLoss):
     0.0546
 
     Use for: training in which the gradient of Dice jumps about near the end.
-    Not for: small structures with nothing beside it: the gradient is that of Dice times tanh of the loss, and fades early.
+    Not for: small structures with nothing beside it: the gradient is that of Dice times tanh of its loss.
     Notes: the gradient shrinks as the class gets better.
     Reference: Jadon, A survey of loss functions for semantic segmentation, CIBCB 2020, arXiv 2006.14822.
     """
@@ -311,7 +311,8 @@ class PenaltyGeneralizedDiceLoss(GeneralizedDiceLoss):
     0.125
 
     Use for: reproducing published results with it.
-    Not for: a first choice: it shares the weakness of generalised Dice, and poor overlap costs it gradient.
+    Not for: a first choice: it shares the weakness of generalised Dice, and near a perfect overlap its gradient is
+    1 + k times smaller.
     Notes: it is not a reweighting of classes. Fed with -GD instead of 1 - GD, as in some code, it is another function.
     The formula is from secondary sources, k from published code.
     Reference: Yang et al., Major vessel segmentation on X-ray coronary angiography using deep networks with a novel
@@ -345,7 +346,8 @@ class SensitivitySpecificityLoss(ClassLoss):
     0.025
 
     Use for: small lesions, with r as the handle between misses and false positives.
-    Not for: many classes at once: it has trained poorly there (Ma et al., MedIA 2021).
+    Not for: many classes at once: it has trained poorly there (Ma et al., MedIA 2021). Nor for two softmax classes that
+    are both scored, where r drops out: write classes=[1].
     Notes: the two rates of the name are not in it; it is a squared error. A weighted sum of the two,
     as some surveys print, is a score. r = .05 is NiftyNet's, which calls .01 to .10 equivalent; some code names the two
     terms the other way round.
@@ -379,8 +381,8 @@ class MCCLoss(ClassLoss):
     0.5
 
     Use for: one foreground class where true negatives should count as well.
-    Not for: small foreground in large images: with ever more true negatives it turns into 1 - tp / sqrt((tp + fp)
-    (tp + fn)), which is close to Dice.
+    Not for: small foreground in large images: with ever more true negatives it turns into
+    1 - tp / sqrt((tp + fp)(tp + fn)), which is close to Dice.
     Notes: the paper and its code pool the batch, which is `pool="batch"` here. Counts are float64, since tp tn - fp fn
     cancels. Predicting all or nothing leaves a margin of 0, where the coefficient is taken as 0.
     Reference: Abhishek and Hamarneh, Matthews correlation coefficient loss for deep convolutional networks, ISBI 2021,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from delineate.ops.blocks import require
+from delineate.ops.threads import in_threads
 from delineate.ops.transforms import batched
 
 
@@ -34,24 +35,28 @@ def lovasz_slopes(errors: Tensor, target: Tensor, weight: Tensor | None, wanted:
         hard = ((target == 0) | (target == 1)).all()
         require(hard, "target: Lovasz has no form for soft labels, only for 0 and 1", target)
     slopes, rows = torch.zeros_like(errors), errors.shape[0]
-    for row in range(rows):
-        if wanted[row]:
-            order = _descending(errors[row])
-            inside = target[row].index_select(0, order).double()
-            outside = 1 - inside
-            if weight is not None:
-                w = weight[row * len(weight) // rows].index_select(0, order)
-                inside, outside = inside * w, outside * w
-            slopes[row].scatter_(0, order, _differences(inside, outside).to(errors.dtype))
+
+    def write_row(row: int) -> None:
+        order = _descending(errors[row])
+        y = target[row].index_select(0, order).double()
+        w = None if weight is None else weight[row * len(weight) // rows].index_select(0, order).double()
+        slopes[row].scatter_(0, order, _differences(y, w).to(errors.dtype))
+
+    in_threads(write_row, wanted.nonzero().flatten().tolist())
     return slopes
 
 
-def _differences(inside: Tensor, outside: Tensor) -> Tensor:
-    """J_k - J_{k-1} of one row, given the sorted weights of the voxels in the class and out of it, float64."""
+def _differences(y: Tensor, w: Tensor | None) -> Tensor:
+    """J_k - J_{k-1} of one row, given the sorted target and weights, float64."""
+    inside, outside = (y, 1 - y) if w is None else (w * y, w * (1 - y))
     size = inside.sum()
     left, union = inside.cumsum(0).neg_().add_(size), outside.cumsum(0).add_(size)
-    jaccard = torch.where(union > 0, 1 - left / union, 0)
-    return torch.diff(jaccard, prepend=jaccard.new_zeros(1))
+    if w is not None:
+        left, union = torch.where(union > 0, left, 1), torch.where(union > 0, union, 1)
+    jaccard = left.div_(union).neg_().add_(1)
+    slopes = jaccard.clone()
+    slopes[1:] -= jaccard[:-1]
+    return slopes
 
 
 def _descending(values: Tensor) -> Tensor:

@@ -1,0 +1,54 @@
+"""Rows of a problem on threads of Python, one row each, for work that PyTorch does on one core (sorting, labelling).
+
+PyTorch runs single-threaded in these threads and lets go of the interpreter while it computes, as numpy does.
+`torch.set_num_threads` in a thread sets that thread's own number and the default of threads that do not exist yet; the
+default is put back as soon as the pool stands, so nothing outside notices.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier, Lock
+from typing import TypeVar
+
+import torch
+
+T, R = TypeVar("T"), TypeVar("R")
+_pools: dict[int, ThreadPoolExecutor] = {}
+_lock = Lock()
+
+
+def in_threads(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """`work` of each item, in order, on as many threads as PyTorch may use here; no gradients are recorded."""
+    threads = min(torch.get_num_threads(), len(items))
+    with torch.no_grad():
+        return list(map(work, items) if threads < 2 else _pool(torch.get_num_threads()).map(work, items))
+
+
+def _pool(threads: int) -> ThreadPoolExecutor:
+    with _lock:
+        if threads not in _pools:
+            started = Barrier(threads)
+            pool = ThreadPoolExecutor(threads, "delineate", _prepare, (started,))
+            for ready in [pool.submit(int) for _ in range(threads)]:
+                ready.result()
+            torch.set_num_threads(threads)
+            _pools[threads] = pool
+        return _pools[threads]
+
+
+def _prepare(started: Barrier) -> None:
+    torch.get_num_threads()  # a thread takes over the default at its first look: before its own number, not after
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    started.wait()
+
+
+def _forget() -> None:
+    """A forked process has none of the threads of its parent."""
+    global _lock
+    _pools.clear()
+    _lock = Lock()
+
+
+os.register_at_fork(after_in_child=_forget)
