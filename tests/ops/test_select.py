@@ -104,3 +104,19 @@ def test_compiles():
     compiled = torch.compile(hardest, fullgraph=True, backend="aot_eager", dynamic=True)
     torch.testing.assert_close(compiled(values, candidates, 0.2), hardest(values, candidates, 0.2))
     torch.compiler.reset()
+
+
+def test_all_above_a_bound_are_kept_if_they_are_more():
+    values = torch.tensor([[0.1, 0.9, 0.5, 0.7, 0.3], [0.1, 0.1, 0.2, 0.1, 0.1]])
+    weights, kept = hardest(values, None, 0.0, 2, 0.4)
+    assert weights.tolist() == [[0, 1, 1, 1, 0], [pytest.approx(0.25)] * 2 + [1] + [pytest.approx(0.25)] * 2]
+    assert kept.tolist() == [3, 2]
+    weights, kept = hardest(values, torch.tensor([[True, False, True, True, False]] * 2), 0.0, 2, 0.6)
+    assert kept.tolist() == [2, 2]
+    assert weights[0].tolist() == [0, 0, 1, 1, 0]
+
+
+def test_never_more_than_there_are():
+    weights, kept = hardest(torch.rand(1, 3), None, 0.0, 100)
+    assert weights.tolist() == [[1, 1, 1]]
+    assert kept == 3
