@@ -141,7 +141,7 @@ class ExponentialLogarithmicLoss(_CompoundLoss):
         self.dice_gamma = self._number("dice_gamma", dice_gamma, 0, above=True)
         self.ce_gamma = self._number("ce_gamma", ce_gamma, 0, above=True)
         self._cost = Cost(power=self.ce_gamma)
-        self.needs = frozenset({self._cost})
+        self.needs = (self._cost,)
 
     def factors(self) -> tuple[float, float]:
         return self.ce_weight, self.dice_weight
@@ -215,7 +215,7 @@ class UnifiedFocalLoss(_CompoundLoss):
         self.gamma = self._number("gamma", gamma, 0, 1, below=True)
         self.asymmetric = self._flag("asymmetric", asymmetric)
         self._cost = Cost(gamma=self.gamma)
-        self.needs = frozenset({self._cost})
+        self.needs = (self._cost,)
 
     def factors(self) -> tuple[float, float]:
         return self.focal_weight, 1 - self.focal_weight

@@ -20,6 +20,8 @@ from delineate.ops.overlap import Overlap
 from delineate.ops.ranks import sum_over_ranks
 
 POOLS = ("sample", "batch")
+_ROUNDING = 1e-12
+"""A share of the weight below any voxel's, and above the rounding of float64 sums."""
 
 
 class PoolCommon(Common, total=False):
@@ -74,8 +76,9 @@ class Counts(NamedTuple):
 
     @property
     def outside(self) -> Tensor:
-        """Weight of the voxels outside the class: fp + tn."""
-        return not_negative(self.total - self.count)
+        """Weight of the voxels outside the class, fp + tn; exactly 0 where only rounding tells the two sums apart."""
+        outside = self.total - self.count
+        return torch.where(outside > _ROUNDING * self.total, outside, 0)
 
     @property
     def false_positive_rate(self) -> Tensor:

@@ -58,7 +58,7 @@ class CrossEntropyLoss(MeanCostLoss):
         super().__init__(**common)
         self.normalize = self._option("normalize", normalize, NORMALIZE)
         self.label_smoothing = self._number("label_smoothing", label_smoothing, 0, 1, below=True)
-        self.needs = frozenset({"spread"} if label_smoothing else ())
+        self.needs = ("spread",) if label_smoothing else ()
 
     def total(self, found: Overlap) -> Tensor:
         truth = found.nll + found.nll_off
@@ -210,7 +210,7 @@ class FocalLoss(MeanCostLoss):
         super().__init__(**common)
         self.gamma = self._number("gamma", gamma, 0)
         self._cost = Cost(gamma=self.gamma)
-        self.needs = frozenset({self._cost})
+        self.needs = (self._cost,)
         self.alpha = alpha
         if alpha is None:
             return
@@ -264,7 +264,7 @@ class PolyLoss(MeanCostLoss):
         self.epsilon = self._number("epsilon", epsilon, -1)
         self.gamma = self._number("gamma", gamma, 0)
         self._cost = Cost(gamma=self.gamma, epsilon=self.epsilon)
-        self.needs = frozenset({self._cost})
+        self.needs = (self._cost,)
 
     def total(self, found: Overlap) -> Tensor:
         on, off = found.costs[self._cost]

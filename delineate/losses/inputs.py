@@ -1,6 +1,6 @@
 """What a loss is called with: checked once, flattened once, and passed over once for all terms of a sum."""
 
-from collections.abc import Set
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ class Inputs:
         ValueError: when shapes or kinds do not fit.
     """
 
-    def __init__(self, name: str, logits: Tensor, target: Tensor, weight: Tensor | None, needs: Set[Need]):
+    def __init__(self, name: str, logits: Tensor, target: Tensor, weight: Tensor | None, needs: Sequence[Need]):
         _check_logits(name, logits)
         target = _check_target(name, logits, target)
         _check_weight(name, logits, weight)
@@ -61,7 +61,7 @@ class Inputs:
                 ignore_index=ignore_index,
                 squares="squares" in self._needs,
                 spread="spread" in self._needs,
-                costs=sorted(need for need in self._needs if isinstance(need, Cost)),
+                costs=[need for need in self._needs if isinstance(need, Cost)],
                 per_voxel="log_p" in self._needs and not self.dense,
             )
         return self._passes[key]
@@ -82,8 +82,9 @@ class Inputs:
         if self.dense:
             return self.target
         channels = self.logits.shape[1]
-        names = torch.arange(channels, device=self.target.device) if channels > 1 else self.target.new_ones(1)
-        return self.target[:, None] == names[:, None]
+        labels = self.target.long()
+        names = torch.arange(channels, device=labels.device) if channels > 1 else labels.new_ones(1)
+        return labels[:, None] == names[:, None]
 
     def valid_logits(self, ignore_index: int | None) -> Tensor:
         """Logits (N, C, V) in float32 at least, 0 at ignored voxels."""

@@ -79,7 +79,7 @@ class Loss(nn.Module, ABC):
         ValueError: naming the argument, what was expected, what was given and the remedy.
     """
 
-    needs: frozenset[Need] = frozenset()
+    needs: tuple[Need, ...] = ()
     """What the formula needs of the pass over the logits beyond the plain sums."""
     takes_losses = False
     """Whether the constructor takes losses by position, as wrappers do."""
@@ -255,7 +255,7 @@ class Sum(Loss):
         super().__init__(reduction=one_reduction("Sum", [loss for _, loss in flat]))
         self.factors = tuple(factor for factor, _ in flat)
         self.terms = nn.ModuleList(loss for _, loss in flat)
-        self.needs = frozenset[Need]().union(*(loss.needs for _, loss in flat))
+        self.needs = all_needs(loss for _, loss in flat)
 
     def compute(self, inputs: Inputs) -> Tensor:
         return torch.stack(self.values(inputs)).sum(0)
@@ -272,6 +272,11 @@ class Sum(Loss):
 
     def expression(self) -> str:
         return " + ".join(self.names())
+
+
+def all_needs(losses: Iterable[Loss]) -> tuple[Need, ...]:
+    """What any of the losses needs of the pass, each once, in an order that does not depend on theirs."""
+    return tuple(sorted({need for loss in losses for need in loss.needs}, key=repr))
 
 
 def one_reduction(name: str, losses: Sequence[Loss]) -> str:

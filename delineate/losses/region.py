@@ -53,7 +53,7 @@ class DiceLoss(RatioLoss):
     def __init__(self, *, squared: bool = False, **common: Unpack[RatioCommon]):
         super().__init__(**common)
         self.squared = self._flag("squared", squared)
-        self.needs = frozenset({"squares"} if squared else ())
+        self.needs = ("squares",) if squared else ()
 
     def class_loss(self, counts: Counts) -> Tensor:
         if self.squared:
@@ -358,7 +358,7 @@ class SensitivitySpecificityLoss(ClassLoss):
     def __init__(self, *, r: float = 0.05, **common: Unpack[PoolCommon]):
         super().__init__(**common)
         self.r = self._number("r", r, 0, 1)
-        self.needs = frozenset({"squares"})
+        self.needs = ("squares",)
 
     def class_loss(self, counts: Counts) -> Tensor:
         missed, false = ratio(counts.miss_squares, counts.count), ratio(counts.false_squares, counts.outside)
@@ -392,6 +392,7 @@ class MCCLoss(ClassLoss):
     def class_loss(self, counts: Counts) -> Tensor:
         truth, said, hit = (table / counts.total for table in (counts.count, counts.mass, counts.tp))
         margins = said * not_negative(1 - said) * truth * not_negative(1 - truth)
-        root = torch.where(margins > 0, margins, 1).sqrt()
-        value = torch.where(margins > 0, (root - (hit - said * truth)) / root, 1)
+        none = margins <= 0
+        root = torch.where(none, 1, margins).sqrt()
+        value = torch.where(none, 1, (root - (hit - said * truth)) / root)
         return torch.where(counts.outside > 0, not_negative(value), counts.fn / counts.count)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from delineate.losses.inputs import Inputs
-from delineate.losses.loss import Loss, one_reduction
+from delineate.losses.loss import Loss, all_needs, one_reduction
 
 
 class Schedule(Loss):
@@ -38,7 +38,7 @@ class Schedule(Loss):
     def __init__(self, *terms: Loss, start: Sequence[float], end: Sequence[float], epochs: int):
         super().__init__(reduction=one_reduction(type(self).__name__, terms))
         self.terms = nn.ModuleList(terms)
-        self.needs = self.needs.union(*(term.needs for term in terms))
+        self.needs = all_needs(terms)
         self.start, self.end = self._factors("start", start), self._factors("end", end)
         self.epochs = self._integer("epochs", epochs, low=1)
         self.register_buffer("epoch", torch.tensor(0.0, dtype=torch.float64))

@@ -54,7 +54,7 @@ class MeanCostLoss(VoxelLoss):
 class HardestLoss(VoxelLoss):
     """Cross entropy averaged over the voxels that `choose` keeps, and over channels in sigmoid mode."""
 
-    needs = frozenset({"log_p"})
+    needs = ("log_p",)
 
     @abstractmethod
     def choose(self, plain: Tensor, weighted: Tensor, candidates: Tensor | None) -> tuple[Tensor, Tensor]:

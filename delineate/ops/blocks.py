@@ -5,10 +5,14 @@ Letters: N samples, C channels, V voxels, B voxels of one block.
 
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import torch
 from torch import Tensor
+
+from delineate.ops.threads import in_threads
+
+T = TypeVar("T")
 
 ROWS = (
     "voxels", "count", "mass", "tp", "nll", "nll_off", "spread",
@@ -50,6 +54,18 @@ def blocks(logits: Tensor) -> list[tuple[int, slice]]:
     samples, channels, voxels = logits.shape
     step = max(1, size // channels)
     return [(n, slice(at, min(at + step, voxels))) for n in range(samples) for at in range(0, voxels, step)]
+
+
+def sweep(work: Callable[[int, slice], T], logits: Tensor) -> list[tuple[int, T]]:
+    """Run `work` on every block; samples and results, in order.
+
+    On the CPU each thread takes whole blocks. Threads inside every operation would meet at the end of each of them, and
+    whatever else the machine does would hold all of them up.
+    """
+    places = blocks(logits)
+    by_block = logits.device.type == "cpu" and len(places) >= torch.get_num_threads()
+    run = in_threads if by_block else map
+    return [(n, found) for (n, _), found in zip(places, run(lambda place: work(*place), places), strict=True)]
 
 
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -33,7 +33,11 @@ def lovasz_slopes(errors: Tensor, target: Tensor, weight: Tensor | None, wanted:
     """
     if target.is_floating_point():
         hard = ((target == 0) | (target == 1)).all()
-        require(hard, "target: Lovasz has no form for soft labels, only for 0 and 1", target)
+        require(
+            hard,
+            "target: LovaszLoss needs a dense target of 0 and 1, having no form for soft labels; use JaccardLoss",
+            target,
+        )
     slopes, rows = torch.zeros_like(errors), errors.shape[0]
 
     def write_row(row: int) -> None:

@@ -17,10 +17,11 @@ and, if asked for,
 
 `min(p, y)` is `p y` for hard labels and the soft-label form (p + y - |p - y|) / 2 otherwise, whose optimum is p = y.
 
-Algorithm: blocks of voxels small enough to stay in cache; all arithmetic of a block happens there. Sums of a block
-are float32 at least, sums over blocks float64. The backward pass is one more sweep and needs of the forward only
-`log_p` (softmax labels: log-sum-exp is z[y] - log_p) or nothing at all. Neither one-hot labels nor probabilities are
-ever stored. Read: the logits, once forward and once backward. Written: `log_p` and the gradient.
+Algorithm: blocks of voxels small enough to stay in cache; all arithmetic of a block happens there, and on the CPU on
+one core. Sums of a block are float32 at least, sums over blocks float64. The backward pass is one more sweep and
+needs of the forward only `log_p` (softmax labels: log-sum-exp is z[y] - log_p) or nothing at all. Neither one-hot
+labels nor probabilities are ever stored. Read: the logits, once forward and once backward. Written: `log_p` and the
+gradient.
 
 Two ops share this, over the blocks of `delineate.ops.blocks`: `overlap_labels` (softmax mode, integer labels) and
 `overlap_channels` (sigmoid mode, and dense targets). Second derivatives are refused with an error.

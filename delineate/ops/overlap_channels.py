@@ -21,7 +21,6 @@ from delineate.ops.blocks import (
     TP,
     VOXELS,
     at,
-    blocks,
     check_labels,
     check_weights,
     full_precision,
@@ -30,6 +29,7 @@ from delineate.ops.blocks import (
     refuse_second_derivative,
     require,
     row_sums,
+    sweep,
     table_rows,
     wide_dtype,
 )
@@ -87,7 +87,7 @@ def _forward(
     log_p = logits.new_empty((samples, channels, voxels) if per_voxel else (samples, 0, 0), dtype=wide)
     sums = logits.new_zeros(samples, table_rows(costs) + 2, channels, dtype=torch.float64)
 
-    for n, block in blocks(logits):
+    def sums_of(n: int, block: slice) -> Tensor:
         _check_target(target[n, ..., block], ignore_index, channels, softmax)
         check_weights(at(weight, n, block))
         y, ignored = _target_of(target[n, ..., block], ignore_index, channels, wide)
@@ -95,33 +95,37 @@ def _forward(
         z = logits[n, :, block].to(wide)
         z = z if ignored is None else z.masked_fill(ignored, 0)
         on, off = _log_probabilities(z, softmax)
-        p, row = on.exp(), sums[n]
+        p, row = on.exp(), torch.zeros_like(sums[0])
         alive = torch.ones_like(z[0]) if ignored is None else (~ignored).to(wide)
         w = alive if w is None else w
-        row[VOXELS] += y.double() @ alive.double() if softmax else alive.sum()
-        row[COUNT] += y.double() @ w.double()
-        row[TP] += row_sums(torch.minimum(p, y), w)
-        row[NLL] -= row_sums(_if(y, on), w)
+        row[VOXELS] = y.double() @ alive.double() if softmax else alive.sum()
+        row[COUNT] = y.double() @ w.double()
+        row[TP] = row_sums(torch.minimum(p, y), w)
+        row[NLL] = -row_sums(_if(y, on), w)
         for k, cost in unpacked(costs):
-            row[COSTS + 2 * k] += row_sums(_if(y, cost.value(on)), w)
+            row[COSTS + 2 * k] = row_sums(_if(y, cost.value(on)), w)
             if not softmax:
-                row[COSTS + 2 * k + 1] += row_sums(_if(1 - y, cost.value(off)), w)
+                row[COSTS + 2 * k + 1] = row_sums(_if(1 - y, cost.value(off)), w)
         if spread:
-            row[SPREAD] -= row_sums(on + off, w)
+            row[SPREAD] = -row_sums(on + off, w)
         if not softmax:
-            row[NLL_OFF] -= row_sums(_if(1 - y, off), w)
+            row[NLL_OFF] = -row_sums(_if(1 - y, off), w)
         if squares:
             wrong = (y - p).square_()
-            row[MISS_SQUARES] += row_sums(wrong * y, w)
-            row[FALSE_SQUARES] += row_sums(wrong.mul_(1 - y), w)
-            row[SQUARES] += row_sums(p.square(), w)
-            row[PRODUCT] += row_sums(p * y, w)
-            row[TARGET_SQUARES] += row_sums(y.square(), w)
-        row[MASS] += row_sums(p, w)
-        row[-2:] += torch.stack([alive.sum(dtype=torch.float64), w.sum(dtype=torch.float64)])[:, None]
+            row[MISS_SQUARES] = row_sums(wrong * y, w)
+            row[FALSE_SQUARES] = row_sums(wrong.mul_(1 - y), w)
+            row[SQUARES] = row_sums(p.square(), w)
+            row[PRODUCT] = row_sums(p * y, w)
+            row[TARGET_SQUARES] = row_sums(y.square(), w)
+        row[MASS] = row_sums(p, w)
+        row[-2:] = torch.stack([alive.sum(dtype=torch.float64), w.sum(dtype=torch.float64)])[:, None]
         if per_voxel:
             lp = torch.where(y > 0, on, off)
             log_p[n, :, block] = lp if ignored is None else lp.masked_fill_(ignored, 0)
+        return row
+
+    for n, found in sweep(sums_of, logits):
+        sums[n] += found
     return log_p, sums[:, :-2].clone(), sums[:, -2:, 0].clone()
 
 
@@ -154,7 +158,7 @@ def _backward(
     grad = torch.empty_like(logits, memory_format=torch.contiguous_format)
     g_all = g_sums.to(wide)
 
-    for n, block in blocks(logits):
+    def write(n: int, block: slice) -> None:
         y, ignored = _target_of(target[n, ..., block], ignore_index, channels, wide)
         w = read_weights(at(weight, n, block), ignored, wide)
         z = logits[n, :, block].to(wide)
@@ -171,6 +175,8 @@ def _backward(
         if g_log_p is not None:
             dz += g_log_p[n, :, block] * (y - p)
         grad[n, :, block] = dz if ignored is None else dz.masked_fill_(ignored, 0)
+
+    sweep(write, logits)
     return grad
 
 
@@ -192,8 +198,8 @@ def _to_logs(
     if costs:
         log_on, log_off = _log_probabilities(z, softmax)
         for k, cost in unpacked(costs):
-            on += g[COSTS + 2 * k] * y * cost.slope(log_on, p)
-            off += g[COSTS + 2 * k + 1] * (1 - y) * cost.slope(log_off, log_off.exp())
+            on += g[COSTS + 2 * k] * _if(y, cost.slope(log_on, p))
+            off += g[COSTS + 2 * k + 1] * _if(1 - y, cost.slope(log_off, log_off.exp()))
     return (on - g[SPREAD], off - g[SPREAD]) if spread else (on, off)
 
 

@@ -19,7 +19,6 @@ from delineate.ops.blocks import (
     TP,
     VOXELS,
     at,
-    blocks,
     check_labels,
     check_weights,
     full_precision,
@@ -28,6 +27,7 @@ from delineate.ops.blocks import (
     refuse_second_derivative,
     row_sums,
     sum_by_class,
+    sweep,
     table_rows,
     wide_dtype,
 )
@@ -51,12 +51,12 @@ def _forward(
     log_p = logits.new_empty(samples, voxels, dtype=wide)
     sums = logits.new_zeros(samples, table_rows(costs), classes, dtype=torch.float64)
 
-    for n, block in blocks(logits):
+    def sums_of(n: int, block: slice) -> Tensor:
         y, ignored = read_labels(labels[n, block], ignore_index)
         check_labels(y, labels[n, block], ignore_index, classes)
         check_weights(at(weight, n, block))
         w = read_weights(at(weight, n, block), ignored, wide)
-        z, row = logits[n, :, block].to(wide), sums[n]
+        z, row = logits[n, :, block].to(wide), torch.zeros_like(sums[0])
         z = z if ignored is None else z.masked_fill(ignored, 0)
         peak = z.amax(0)
         e = (z - peak).exp_()
@@ -64,25 +64,29 @@ def _forward(
         lse = norm.log()
         lp = z.gather(0, y[None])[0].sub_(peak).sub_(lse)
         if spread:
-            row[SPREAD] += row_sums((peak + lse) - z, w)
+            row[SPREAD] = row_sums((peak + lse) - z, w)
         lp = lp if ignored is None else lp.masked_fill_(ignored, 0)
         log_p[n, block] = lp
-        row[VOXELS] += sum_by_class(y, torch.ones_like(lp) if ignored is None else ~ignored, classes)
+        row[VOXELS] = sum_by_class(y, torch.ones_like(lp) if ignored is None else ~ignored, classes)
         if weight is not None and w is not None:
-            row[COUNT] += sum_by_class(y, w, classes)
-        row[NLL] -= sum_by_class(y, lp if w is None else lp * w, classes)
+            row[COUNT] = sum_by_class(y, w, classes)
+        row[NLL] = -sum_by_class(y, lp if w is None else lp * w, classes)
         for k, cost in unpacked(costs):
             value = cost.value(lp)
-            row[COSTS + 2 * k] += sum_by_class(y, value if w is None else value.mul_(w), classes)
+            row[COSTS + 2 * k] = sum_by_class(y, value if w is None else value.mul_(w), classes)
         p = e.mul_(norm.reciprocal_())
         hit = lp.exp()
-        row[TP] += sum_by_class(y, hit if w is None else hit * w, classes)
+        row[TP] = sum_by_class(y, hit if w is None else hit * w, classes)
         if squares:
-            row[SQUARES] += sum_by_class(y, hit.square() if w is None else hit.square().mul_(w), classes)
+            row[SQUARES] = sum_by_class(y, hit.square() if w is None else hit.square().mul_(w), classes)
             miss = torch.expm1(lp).square_()
-            row[MISS_SQUARES] += sum_by_class(y, miss if w is None else miss.mul_(w), classes)
-            row[FALSE_SQUARES] += row_sums(p.square().scatter_(0, y[None], 0), w)
-        row[MASS] += row_sums(p, w)
+            row[MISS_SQUARES] = sum_by_class(y, miss if w is None else miss.mul_(w), classes)
+            row[FALSE_SQUARES] = row_sums(p.square().scatter_(0, y[None], 0), w)
+        row[MASS] = row_sums(p, w)
+        return row
+
+    for n, found in sweep(sums_of, logits):
+        sums[n] += found
     if weight is None:
         sums[:, COUNT] = sums[:, VOXELS]
     sums[:, SQUARES] += sums[:, FALSE_SQUARES]
@@ -124,7 +128,7 @@ def _backward(
     grad = torch.empty_like(logits, memory_format=torch.contiguous_format)
     g_all = g_sums.to(wide)
 
-    for n, block in blocks(logits):
+    def write(n: int, block: slice) -> None:
         y, ignored = read_labels(labels[n, block], ignore_index)
         w = read_weights(at(weight, n, block), ignored, wide)
         z, lp, g = logits[n, :, block].to(wide), log_p[n, block], g_all[n]
@@ -151,6 +155,8 @@ def _backward(
             p.masked_fill_(ignored, 0)
         if p.dtype != grad.dtype:
             grad[n, :, block] = p
+
+    sweep(write, logits)
     return grad
 
 

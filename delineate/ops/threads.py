@@ -1,4 +1,4 @@
-"""Rows of a problem on threads of Python, one row each, for work that PyTorch does on one core (sorting, labelling).
+"""Work on threads of Python, item by item: blocks of voxels, or rows that PyTorch sorts on one core.
 
 PyTorch runs single-threaded in these threads and lets go of the interpreter while it computes, as numpy does.
 `torch.set_num_threads` in a thread sets that thread's own number and the default of threads that do not exist yet; the
@@ -13,7 +13,8 @@ from typing import TypeVar
 
 import torch
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 _pools: dict[int, ThreadPoolExecutor] = {}
 _lock = Lock()
 

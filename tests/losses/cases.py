@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import pytest
 import torch
 
 import delineate.losses as L
@@ -179,7 +180,48 @@ CASES = [
 ]
 DEFAULTS = [case for case in CASES if not case.own]
 
+
+def part(cls: type[L.Loss], formula: Callable[..., Any], region: bool, **own: Any) -> Case:
+    """A compound loss with one of its parts only: what a rule for one family says of it holds for that part."""
+    return Case(cls, formula, own, region=region, pooled=True)
+
+
+VOXEL_PARTS = [
+    part(L.ComboLoss, P.combo_loss, False, ce_weight=1.0, positive_weight=0.7),
+    part(L.ExponentialLogarithmicLoss, P.exponential_logarithmic_loss, False, dice_weight=0),
+    part(L.UnifiedFocalLoss, P.unified_focal_loss, False, focal_weight=1.0),
+]
+REGION_PARTS = [
+    replace(part(L.ComboLoss, P.combo_loss, True, ce_weight=0.0, smooth=0.0), minimum=-1.0),
+    part(L.ExponentialLogarithmicLoss, P.exponential_logarithmic_loss, True, ce_weight=0, smooth=0.0),
+    part(L.UnifiedFocalLoss, P.unified_focal_loss, True, focal_weight=0.0),
+]
+
+
+def held_to(item: str, cases: list[Case] = CASES) -> list[Case]:
+    """The rows that an item of the contract holds for."""
+    return [case for case in cases if item not in case.exempt]
+
+
+def exempt_from(item: str) -> list[Case]:
+    return [case for case in CASES if item in case.exempt]
+
+
+def pools(case: Case) -> tuple[dict[str, Any], ...]:
+    return ({"pool": "sample"}, {"pool": "batch"}) if case.pooled else ({},)
+
+
+def policies(case: Case) -> tuple[dict[str, Any], ...]:
+    return ({"absent": "skip"}, {"absent": "count"}) if case.pooled else ({},)
+
+
 SPACES = {"1d": (13,), "2d": (5, 4), "3d": (3, 4, 3)}
+
+
+def in_each_space(cases: list[Case], spaces: dict[str, tuple[int, ...]] = SPACES) -> list[Any]:
+    """Pairs of a row and the shape of an image: all rows in 2D, in 1D and 3D one row of each loss."""
+    pairs = [(case, dims) for case in cases for dims in spaces if dims == "2d" or not case.own]
+    return [pytest.param(case, spaces[dims], id=f"{case}-{dims}") for case, dims in pairs]
 
 
 def batch(space=(5, 4), *, samples=3, channels=3, mode="softmax", kind="labels", seed=0, dtype=torch.float64):

@@ -1,10 +1,10 @@
-"""Half precision, large images, long sums: the result is that of float64 on the same rounded logits."""
+"""C4: half precision, large images, long sums: the result is that of float64 on the same rounded logits."""
 
 import pytest
 import torch
 
 import delineate.losses as L
-from losses.cases import DEFAULTS, MODES, batch, in_mode, value_and_gradient, variant
+from losses.cases import DEFAULTS, MODES, batch, value_and_gradient, variant
 
 LOSS_SCALE = 4096
 HALVES = (torch.float16, torch.bfloat16)
@@ -29,7 +29,7 @@ def scene(samples, space, channels=3):
     return labels, logits, logits + 10 * torch.nn.functional.one_hot(seen, channels).movedim(-1, 1)
 
 
-def assert_as_float64(loss, logits, target):
+def assert_as_float64(loss, minimum, logits, target):
     """Value within 1e-3 and gradient within 1 % of float64 stored in the same format, under a loss scale."""
     value, gradient = value_and_gradient(lambda *z: LOSS_SCALE * loss(*z), logits, target)
     expected, expected_gradient = value_and_gradient(loss, logits.double(), target)
@@ -37,7 +37,7 @@ def assert_as_float64(loss, logits, target):
     assert value.dtype == torch.float32
     assert expected.dtype == torch.float64
     assert gradient.dtype == logits.dtype
-    assert value >= 0
+    assert value >= minimum
     assert abs(value - expected) < 1e-3
     assert gradient.isfinite().all()
     stored = (LOSS_SCALE * expected_gradient).to(logits.dtype).double()
@@ -47,11 +47,11 @@ def assert_as_float64(loss, logits, target):
 @every_loss
 @both_modes
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
-def test_half_precision(case, mode, dtype):
+def test_c4a_c4b_half_precision(case, mode, dtype):
     """272 x 272 is more than fp16 can count (65504)."""
-    labels, random, confident = scene(2, (272, 272))
+    labels, random, confident = scene(1, (272, 272))
     for logits in (random, confident):
-        assert_as_float64(case.build(mode=mode), logits.to(dtype), labels)
+        assert_as_float64(case.build(mode=mode), case.minimum, logits.to(dtype), labels)
 
 
 @pytest.mark.slow
@@ -59,18 +59,20 @@ def test_half_precision(case, mode, dtype):
 @both_modes
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize(("samples", "space"), LARGE.values(), ids=LARGE)
-def test_half_precision_at_full_size(case, mode, dtype, samples, space):
+def test_c4a_c4b_half_precision_at_full_size(case, mode, dtype, samples, space):
     labels, random, confident = scene(samples, space)
     for logits in (random, confident):
-        assert_as_float64(case.build(mode=mode), logits.to(dtype), labels)
+        assert_as_float64(case.build(mode=mode), case.minimum, logits.to(dtype), labels)
 
 
 @every_loss
 @both_modes
-def test_float32(case, mode):
-    labels, random, confident = scene(1, (300, 300))
+def test_c4_c21_float32(case, mode):
+    labels, random, confident = scene(1, (272, 272))
     loss = case.build(mode=mode)
-    for logits, close in ((random, 1e-6), (confident, 1e-3)):  # the log-sum-exp is rounded at 1e-6, 1 - p is 5e-5
+    order = 1e-5 if case.hard_only else 1e-6  # errors that float32 cannot tell apart change places in the order
+    lifted = 2e-3 if case.cls is L.ExponentialLogarithmicLoss else 1e-3  # a power of 0.3 of what follows
+    for logits, close in ((random, order), (confident, lifted)):  # the log-sum-exp is rounded at 1e-6, 1 - p is 5e-5
         value, gradient = value_and_gradient(loss, logits, labels)
         expected, expected_gradient = value_and_gradient(loss, logits.double(), labels)
         torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-7)
@@ -78,12 +80,17 @@ def test_float32(case, mode):
 
 
 @pytest.mark.parametrize(
-    ("case", "kind"), [*((c, "labels") for c in VARIANTS), (VARIANTS[0], "dense"), (VARIANTS[-2], "dense")], ids=repr
+    ("case", "kind"),
+    [
+        *((c, "labels") for c in VARIANTS),
+        *((c, "dense") for c in VARIANTS if c.cls in (L.CrossEntropyLoss, L.DiceLoss)),
+    ],
+    ids=repr,
 )
 @both_modes
-def test_long_sums_of_equal_values_do_not_drift(case, mode, kind):
+def test_c4c_long_sums_of_equal_values_do_not_drift(case, mode, kind):
     """Added one by one in float32, equal values are rounded the same way each time: 0.9 by up to 0.7 %."""
-    size = (1, 512, 640)
+    size = (1, 400, 400)
     target = torch.zeros(size, dtype=torch.long) if kind == "labels" else torch.full((1, 2, *size[1:]), 0.0)
     if kind == "dense":
         target[:, 0] = 1
@@ -93,14 +100,15 @@ def test_long_sums_of_equal_values_do_not_drift(case, mode, kind):
         wide = None if weight is None else weight.double()
         value, gradient = value_and_gradient(case.build(mode=mode), logits, target, weight)
         expected, expected_gradient = value_and_gradient(case.build(mode=mode), logits.double(), target, wide)
-        torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=5e-6)
+        lifted = logit > 4 and case.cls is L.ExponentialLogarithmicLoss  # a power of 0.3 of -log p = 5e-5, in float32
+        torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-4 if lifted else 5e-6)
         if logit < 4:  # beyond, 1 - p itself is short of digits in float32
-            assert (gradient - expected_gradient).norm() < 1e-5 * expected_gradient.norm()
+            assert (gradient - expected_gradient).norm() <= 1e-5 * expected_gradient.norm()
 
 
 @every_loss
 @both_modes
-def test_autocast_changes_nothing(case, mode):
+def test_c4_autocast_changes_nothing(case, mode):
     logits, target = batch((20, 20), mode=mode, dtype=torch.float32)
     loss = case.build(mode=mode)
     for z in (logits, logits.bfloat16()):
@@ -110,24 +118,23 @@ def test_autocast_changes_nothing(case, mode):
         torch.testing.assert_close(inside, outside, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("loss", [*(c.build() for c in VARIANTS), L.DiceLoss() + L.FocalLoss()], ids=repr)
+@pytest.mark.parametrize("case", VARIANTS, ids=repr)
 @both_modes
-@pytest.mark.parametrize("kind", ["labels", "soft"])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-def test_result_is_float32_and_float64_for_float64(loss, mode, kind, reduction):
-    loss = in_mode(loss, mode)
-    for part in loss.modules():
-        if isinstance(part, L.Loss):
-            part.reduction = reduction
-    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        logits, target = batch(mode=mode, kind=kind, dtype=torch.float32)
-        value = loss(logits.to(dtype), target, torch.rand(3, 5, 4))
-        assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+def test_c4c_result_is_float32_and_float64_for_float64(case, mode, reduction):
+    loss = case.build(mode=mode, reduction=reduction)
+    sums = loss + 0.5 * L.FocalLoss(mode=mode, reduction=reduction)
+    for kind in ("labels", case.soft):
+        for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+            logits, target = batch(mode=mode, kind=kind, dtype=torch.float32)
+            for each in (loss, sums):
+                value = each(logits.to(dtype), target, torch.rand(3, 5, 4))
+                assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
 
 
 @pytest.mark.parametrize("case", [c for c in VARIANTS if c.region], ids=repr)
 @both_modes
-def test_region_losses_stay_within_their_range(case, mode):
+def test_c4a_region_losses_stay_within_their_range(case, mode):
     """Rounding of two sums that should be equal makes no loss negative, and stops no gradient."""
     labels = torch.zeros(1, 300, 300, dtype=torch.long)
     labels[0, 0, :3] = 1
@@ -135,16 +142,17 @@ def test_region_losses_stay_within_their_range(case, mode):
         for dtype in (torch.float32, *HALVES):
             on = torch.nn.functional.one_hot(labels, 2).movedim(-1, 1)
             value = case.build(mode=mode)(((2 * on - 1) * margin).to(dtype), labels)
-            assert 0 <= value <= 1
+            assert value >= 0
+            assert value <= 1 or (case.cls is L.LovaszLoss and mode == "sigmoid")  # hinge errors have no upper bound
 
 
-def test_rounding_of_counts_stops_no_gradient():
+def test_c4a_rounding_of_counts_stops_no_gradient():
     """False positives that round to less than 0 still have the derivative of false positives."""
-    from delineate.losses.region import _not_negative
+    from delineate.losses.counts import not_negative
 
     for value in (-1e-9, 0.0, 2.0):
         x = torch.tensor(value, requires_grad=True)
-        y = _not_negative(x)
+        y = not_negative(x)
         y.backward()
         assert y == max(value, 0)
         assert x.grad == 1

@@ -1,58 +1,80 @@
-"""Sums, weights, reductions, pooling."""
-
-import itertools
+"""C10, C11 and C12: sums, weights, reductions, pooling. (Several ranks: test_ranks.py.)"""
 
 import pytest
 import torch
 
 import delineate.losses as L
-from losses.cases import CASES, DEFAULTS, MODES, batch, value_and_gradient, variant
+from losses.cases import (
+    CASES,
+    DEFAULTS,
+    MODES,
+    REGION_PARTS,
+    VOXEL_PARTS,
+    batch,
+    exempt_from,
+    held_to,
+    value_and_gradient,
+    variant,
+)
 
 PAIRED = [
-    variant(L.CrossEntropyLoss, normalize="weight"),
-    variant(L.TopKLoss, k=0.3),
+    *DEFAULTS,
+    variant(L.CrossEntropyLoss, normalize="weight", label_smoothing=0.1),
     variant(L.FocalLoss, gamma=0.5),
-    variant(L.DiceLoss),
+    variant(L.PolyLoss, gamma=0.5),
     variant(L.DiceLoss, squared=True, pool="batch"),
     variant(L.GeneralizedDiceLoss, absent="count"),
-    variant(L.FocalTverskyLoss, smooth=1.0),
 ]
-SCALE_FREE = [c for c in CASES if c.region and "smooth" not in c.own] + [
-    variant(L.CrossEntropyLoss, normalize="weight")
-]
-PROPORTIONAL = [c for c in CASES if not c.region and "normalize" not in c.own]
+REGION = [c for c in CASES if c.region] + REGION_PARTS
+BY_WEIGHT = [c for c in CASES if "normalize" in c.own]
+BY_COUNT = [c for c in CASES if not c.pooled and "normalize" not in c.own] + VOXEL_PARTS
+SCALE_FREE = [c for c in REGION if not c.own.get("smooth")] + BY_WEIGHT
+FACTORS = [*((c, 1) for c in SCALE_FREE), *((c, 10) for c in BY_COUNT)]
 
 every_case = pytest.mark.parametrize("case", CASES, ids=repr)
-region_cases = pytest.mark.parametrize("case", [c for c in CASES if c.region], ids=repr)
 both_modes = pytest.mark.parametrize("mode", MODES)
-both_kinds = pytest.mark.parametrize("kind", ["labels", "soft"])
+both_kinds = pytest.mark.parametrize("soft", [False, True], ids=["labels", "dense"])
 
 
-@pytest.mark.parametrize(("a", "b"), list(itertools.product(PAIRED, PAIRED)), ids=repr)
+def kind_of(soft, *cases):
+    """Labels, or the kind of dense target that all of the losses take."""
+    return "labels" if not soft else "dense" if any(c.hard_only for c in cases) else "soft"
+
+
+def assert_sum(a, b, mode, kind, reduction):
+    logits, target = batch(mode=mode, kind=kind)
+    weight = torch.rand(3, 5, 4, dtype=torch.float64)
+    common = {"mode": mode, "reduction": reduction, "class_weight": [1.0, 0.3, 2.0]}
+    if kind == "labels":
+        target[:, 0] = 255
+        common["ignore_index"] = 255
+    first, second = a.build(**common), b.build(**common)
+    terms = [value_and_gradient(loss, logits, target, weight) for loss in (first, second)]
+    expected = [x + 0.5 * y for x, y in zip(*terms, strict=True)]
+    total = first + 0.5 * second
+    for loss in (total, L.parse(total.expression())):
+        found = value_and_gradient(loss, logits, target, weight)
+        torch.testing.assert_close(list(found), expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("a", PAIRED, ids=repr)
+@both_modes
+def test_c10a_sum_of_every_pair_is_the_sum_of_its_terms(a, mode):
+    """The terms share one pass, which must do all that each of them needs, and what `parse` reads is equal."""
+    for number, b in enumerate(PAIRED[: PAIRED.index(a) + 1]):
+        assert_sum(a, b, mode, kind_of(number % 2, a, b), "none" if number % 3 else "mean")
+
+
+@every_case
+@both_modes
+@both_kinds
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-def test_sum_is_the_sum_of_its_terms(a, b, reduction):
-    for mode, kind in itertools.product(MODES, ("labels", "soft")):
-        logits, target = batch(mode=mode, kind=kind)
-        weight = torch.rand(3, 5, 4, dtype=torch.float64)
-        common = {"mode": mode, "reduction": reduction, "class_weight": [1.0, 0.3, 2.0]}
-        if kind == "labels":
-            target[:, 0] = 255
-            common["ignore_index"] = 255
-        first, second = a.build(**common), b.build(**common)
-        expected = [
-            x + 0.5 * y
-            for x, y in zip(
-                *(value_and_gradient(loss, logits, target, weight) for loss in (first, second)), strict=True
-            )
-        ]
-        total = first + 0.5 * second
-        for loss in (total, 0.5 * second + first, L.parse(total.expression())):
-            found = value_and_gradient(loss, logits, target, weight)
-            torch.testing.assert_close(list(found), expected, rtol=1e-9, atol=1e-12)
+def test_c10a_sum_of_every_row_with_dice(case, mode, soft, reduction):
+    assert_sum(case, PAIRED[-2], mode, kind_of(soft, case), reduction)
 
 
 @both_modes
-def test_parts_add_up_to_the_loss(mode):
+def test_c10a_parts_add_up_to_the_loss(mode):
     logits, target = batch(mode=mode)
     loss = 2 * (L.DiceLoss(mode=mode) + 0.25 * L.TopKLoss(mode=mode)) + L.CrossEntropyLoss(mode=mode)
     parts = loss.parts(logits, target)
@@ -60,13 +82,13 @@ def test_parts_add_up_to_the_loss(mode):
     torch.testing.assert_close(sum(parts.values()), loss(logits, target))
 
 
-def test_terms_may_differ_in_mode_and_ignored_label():
+def test_c10a_terms_may_differ_in_mode_and_ignored_label():
     logits, target = batch()
     a, b = L.DiceLoss(ignore_index=2), L.FocalLoss(mode="sigmoid", ignore_index=1)
     torch.testing.assert_close((a + b)(logits, target), a(logits, target) + b(logits, target))
 
 
-def test_sums_refuse_what_cannot_be_added():
+def test_c10a_sums_refuse_what_cannot_be_added():
     with pytest.raises(ValueError, match="same `reduction`"):
         L.DiceLoss() + L.CrossEntropyLoss(reduction="none")
     for factor in (float("nan"), float("inf"), 10**400, True):
@@ -78,7 +100,7 @@ def test_sums_refuse_what_cannot_be_added():
         L.DiceLoss() + 1  # pyright: ignore
 
 
-def test_multilabel_dice_ce_is_dice_and_binary_cross_entropy():
+def test_c10b_multilabel_dice_ce_is_dice_and_binary_cross_entropy():
     """A perfect multilabel overlap is 0, and an all-negative target still costs."""
     loss = L.DiceLoss(mode="sigmoid") + L.CrossEntropyLoss(mode="sigmoid")
     target = (torch.rand(2, 3, 6, 6) > 0.4).double()
@@ -92,61 +114,71 @@ def test_multilabel_dice_ce_is_dice_and_binary_cross_entropy():
     assert (gradient > 0).all()
 
 
-@both_modes
-def test_smoothed_dense_target_reaches_every_term(mode):
-    logits, hard = batch(mode=mode, kind="dense")
-    smooth = 0.9 * hard + 0.1 / 3
-    loss = L.DiceLoss(mode=mode) + L.CrossEntropyLoss(mode=mode) + L.FocalLoss(mode=mode) + L.TopKLoss(mode=mode)
-    before, after = loss.parts(logits, hard), loss.parts(logits, smooth)
-    assert all(abs(before[name] - after[name]) > 1e-4 for name in before)
-
-
-@pytest.mark.parametrize("case", SCALE_FREE, ids=repr)
-@both_modes
-def test_weight_zero_equals_ignoring(case, mode):
+def zero_and_ignored(case, mode):
+    """Value and gradient with weight 0 on a region, and with that region ignored."""
     logits, target = batch((6, 5), mode=mode)
     weight = torch.ones(target.shape)
     weight[:, 2:4] = 0
     zero = value_and_gradient(case.build(mode=mode), logits, target, weight)
     target[:, 2:4] = 255
-    ignored = value_and_gradient(case.build(mode=mode, ignore_index=255), logits, target)
+    return zero, value_and_gradient(case.build(mode=mode, ignore_index=255), logits, target)
+
+
+@pytest.mark.parametrize("case", REGION + BY_WEIGHT, ids=repr)
+@both_modes
+def test_c10c_weight_zero_equals_ignoring(case, mode):
+    zero, ignored = zero_and_ignored(case, mode)
     torch.testing.assert_close(zero, ignored, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.cls is not L.TopKLoss], ids=repr)
-@both_modes
-@both_kinds
-def test_weight_is_like_repeating_voxels(case, mode, kind):
-    """A weight multiplies contributions, never logits or labels. (Top-k counts voxels: more voxels, more are kept.)"""
+def repeated(case, mode, kind):
+    """The loss with weights 0, 1, 2 ..., and of voxels repeated as often."""
     logits, target = batch((12,), mode=mode, kind=kind)
     weight = torch.randint(0, 3, (3, 12)).double()
     weight[:, 0] = 24 - weight[:, 1:].sum(1)  # all samples get twice their voxels, as many for each
     each = case.build(mode=mode, reduction="none")(logits, target, weight)
     times = 1 if case.region or "normalize" in case.own else 2  # by voxel, the voxels counted are those given
+    alone = []
     for n in range(3):
         repeats = weight[n].long()
         z, y = logits[n].repeat_interleave(repeats, -1)[None], target[n].repeat_interleave(repeats, -1)[None]
-        torch.testing.assert_close(each[n], times * case.build(mode=mode)(z, y), rtol=1e-9, atol=1e-12)
+        alone.append(times * case.build(mode=mode)(z, y))
+    return each, torch.stack(alone)
 
 
 @pytest.mark.parametrize(
-    ("case", "factor"), [*((c, 1) for c in SCALE_FREE), *((c, 10) for c in PROPORTIONAL)], ids=repr
+    "case", [*(c for c in held_to("C10c") if c.region or not c.pooled), *VOXEL_PARTS, *REGION_PARTS], ids=repr
 )
 @both_modes
 @both_kinds
-def test_ten_times_the_weight(case, factor, mode, kind):
-    logits, target = batch(mode=mode, kind=kind)
+def test_c10c_weight_is_like_repeating_voxels(case, mode, soft):
+    """A weight multiplies contributions, never logits or labels."""
+    each, alone = repeated(case, mode, kind_of(soft, case))
+    torch.testing.assert_close(each, alone, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", exempt_from("C10c"), ids=repr)
+@both_modes
+def test_c10c_exemption_is_needed(case, mode):
+    """A voxel of weight 2 is one voxel among those chosen from."""
+    each, alone = repeated(case, mode, "labels")
+    assert not torch.allclose(each, alone)
+
+
+@pytest.mark.parametrize(("case", "factor"), FACTORS, ids=repr)
+@both_modes
+@both_kinds
+def test_c10d_ten_times_the_weight(case, factor, mode, soft):
+    logits, target = batch(mode=mode, kind=kind_of(soft, case))
     weight = torch.rand(3, 5, 4, dtype=torch.float64)
     loss = case.build(mode=mode)
     plain, scaled = (value_and_gradient(loss, logits, target, w) for w in (weight, 10 * weight))
     torch.testing.assert_close(list(scaled), [factor * t for t in plain], rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("case", "factor"), [*((c, 1) for c in SCALE_FREE), *((c, 10) for c in PROPORTIONAL)], ids=repr
-)
+@pytest.mark.parametrize(("case", "factor"), FACTORS, ids=repr)
 @both_modes
-def test_ten_times_the_class_weight(case, factor, mode):
+def test_c10d_ten_times_the_class_weight(case, factor, mode):
     logits, target = batch(mode=mode)
     plain, scaled = (
         value_and_gradient(case.build(mode=mode, class_weight=w), logits, target) for w in ([1, 2, 4], [10, 20, 40])
@@ -156,7 +188,7 @@ def test_ten_times_the_class_weight(case, factor, mode):
 
 @every_case
 @both_modes
-def test_class_weight_has_one_number_per_channel_whatever_classes_says(case, mode):
+def test_c10e_class_weight_has_one_number_per_channel_whatever_classes_says(case, mode):
     logits, target = batch(mode=mode)
     a, b = (case.build(mode=mode, classes=[1, 2], class_weight=[w, 2.0, 3.0]) for w in (1.0, 100.0))
     torch.testing.assert_close(a(logits, target), b(logits, target), rtol=0, atol=0)
@@ -165,25 +197,25 @@ def test_class_weight_has_one_number_per_channel_whatever_classes_says(case, mod
 @every_case
 @both_modes
 @both_kinds
-@pytest.mark.parametrize("samples", [1, 2, 3, 4])
-def test_reductions(case, mode, kind, samples):
+def test_c11_reductions(case, mode, soft):
     """Also with as many samples as classes, which a mistaken broadcast would hide behind a plausible shape."""
-    logits, target = batch(samples=samples, mode=mode, kind=kind)
-    ignored = kind == "labels" and samples > 2
-    if ignored:
-        target[1] = 255
-    common = {"mode": mode, "ignore_index": 255 if ignored else None}
-    none, total, mean = (case.build(**common, reduction=r)(logits, target) for r in ("none", "sum", "mean"))
-    assert none.shape == (samples,)
-    torch.testing.assert_close(total, none.sum())
-    singles = [case.build(**common)(logits[n : n + 1], target[n : n + 1]) for n in range(samples)]
-    torch.testing.assert_close(none, torch.stack(singles), rtol=1e-12, atol=1e-14)
-    if case.region:
-        torch.testing.assert_close(mean, none.sum() / (samples - ignored))
+    for samples in (1, 2, 3, 4):
+        logits, target = batch((3, 2), samples=samples, mode=mode, kind=kind_of(soft, case))
+        ignored = not soft and samples > 2
+        if ignored:
+            target[1] = 255
+        common = {"mode": mode, "ignore_index": 255 if ignored else None}
+        none, total, mean = (case.build(**common, reduction=r)(logits, target) for r in ("none", "sum", "mean"))
+        assert none.shape == (samples,)
+        torch.testing.assert_close(total, none.sum())
+        singles = [case.build(**common)(logits[n : n + 1], target[n : n + 1]) for n in range(samples)]
+        torch.testing.assert_close(none, torch.stack(singles), rtol=1e-12, atol=1e-14)
+        if case.region:
+            torch.testing.assert_close(mean, none.sum() / (samples - ignored))
 
 
 @pytest.mark.parametrize("loss", [L.DiceLoss(reduction="none") + c.build(reduction="none") for c in DEFAULTS], ids=repr)
-def test_none_of_a_sum_never_mixes_samples(loss):
+def test_c11_none_of_a_sum_never_mixes_samples(loss):
     logits, target = batch(samples=3, channels=3)
     changed = logits.clone()
     changed[1] = 0
@@ -194,7 +226,7 @@ def test_none_of_a_sum_never_mixes_samples(loss):
 
 @every_case
 @both_modes
-def test_order_of_the_batch_does_not_matter(case, mode):
+def test_c12_order_of_the_batch_does_not_matter(case, mode):
     logits, target = batch(samples=4, mode=mode)
     order = torch.tensor([2, 0, 3, 1])
     loss = case.build(mode=mode, reduction="none")
@@ -203,18 +235,18 @@ def test_order_of_the_batch_does_not_matter(case, mode):
     torch.testing.assert_close(loss(logits, target), halves, rtol=1e-12, atol=1e-14)
 
 
-@region_cases
+@pytest.mark.parametrize("case", REGION, ids=repr)
 @both_modes
 @both_kinds
 @pytest.mark.parametrize("absent", ["skip", "count"])
-def test_pooled_batch_equals_the_samples_joined(case, mode, kind, absent):
-    logits, target = batch((6, 5), mode=mode, kind=kind)
+def test_c12_pooled_batch_equals_the_samples_joined(case, mode, soft, absent):
+    """Of region losses, and of the region part of a compound: its part by voxel knows no pools."""
+    logits, target = batch((6, 5), mode=mode, kind=kind_of(soft, case))
     weight = torch.rand(3, 6, 5, dtype=torch.float64)
-    if kind == "labels":
+    if not soft:
         target[0] = 0
     joined = [torch.cat(list(t), -1)[None] for t in (logits, target, weight)]
-    for reduction in ("mean", "sum", "none"):
+    one = case.build(mode=mode, absent=absent)(*joined)
+    for reduction, expected in {"mean": one, "sum": 3 * one, "none": one.expand(3)}.items():
         pooled = case.build(mode=mode, pool="batch", absent=absent, reduction=reduction)(logits, target, weight)
-        one = case.build(mode=mode, absent=absent)(*joined)
-        expected = {"mean": one, "sum": 3 * one, "none": one.expand(3)}[reduction]
         torch.testing.assert_close(pooled, expected, rtol=1e-9, atol=1e-12)

@@ -55,7 +55,7 @@ def test_rows_that_are_not_wanted_are_zero():
 
 
 def test_soft_targets_are_refused():
-    with pytest.raises(ValueError, match=r"Lovasz has no form for soft labels.*got values from 0.5 to 1"):
+    with pytest.raises(ValueError, match=r"no form for soft labels; use JaccardLoss; got values from 0.5 to 1"):
         lovasz_slopes(torch.rand(1, 2), torch.tensor([[0.5, 1.0]]), None, torch.ones(1, dtype=torch.bool))
 
 

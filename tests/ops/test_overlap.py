@@ -360,3 +360,19 @@ def test_squares_of_channels_only_if_asked_for(mode):
             assert getattr(asked, name).all()
         else:
             torch.testing.assert_close(getattr(without, name), getattr(asked, name), rtol=0, atol=0)
+
+
+@kinds
+def test_threads_change_not_a_bit(monkeypatch, mode, kind):
+    """Each takes whole blocks, and sums over blocks have one order."""
+    monkeypatch.setattr(blocks, "BLOCK", 9)
+    logits, target, weight, _ = inputs(mode, kind, voxels=501, weighted=True)
+    one, one_gradient = run(logits, target, weight, None, mode, **EVERYTHING)
+    torch.set_num_threads(2)
+    two, two_gradient = run(logits, target, weight, None, mode, **EVERYTHING)
+    torch.testing.assert_close(detached(two), detached(one), rtol=0, atol=0)
+    assert torch.equal(two_gradient, one_gradient)
+    target.view(-1)[-1] = 77
+    with pytest.raises(ValueError, match="got values from"):
+        overlap(logits, target, weight, mode=mode)
+    torch.set_num_threads(1)
