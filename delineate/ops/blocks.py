@@ -73,6 +73,12 @@ def wide_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def rows_of(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """A block (C, B) in the type, each channel a run in memory: what lies channel by channel (channels_last) is copied."""
+    values = values.to(dtype)
+    return values if values.stride(-1) == 1 else values.contiguous()
+
+
 def require(ok: Tensor, message: str, found: Tensor) -> None:
     """Raise on the CPU; elsewhere assert on the device, which needs no wait."""
     if ok.device.type == "cpu":

@@ -29,6 +29,7 @@ from delineate.ops.blocks import (
     refuse_second_derivative,
     require,
     row_sums,
+    rows_of,
     sweep,
     table_rows,
     wide_dtype,
@@ -92,7 +93,7 @@ def _forward(
         check_weights(at(weight, n, block))
         y, ignored = _target_of(target[n, ..., block], ignore_index, channels, wide)
         w = read_weights(at(weight, n, block), ignored, wide)
-        z = logits[n, :, block].to(wide)
+        z = rows_of(logits[n, :, block], wide)
         z = z if ignored is None else z.masked_fill(ignored, 0)
         on, off = _log_probabilities(z, softmax)
         p, row = on.exp(), torch.zeros_like(sums[0])
@@ -155,13 +156,13 @@ def _backward(
 ) -> Tensor:
     """Gradient to the logits: dL/dp through the activation, plus what the logarithms send directly."""
     channels, wide = logits.shape[1], wide_dtype(logits.dtype)
-    grad = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    grad = torch.empty_like(logits)
     g_all = g_sums.to(wide)
 
     def write(n: int, block: slice) -> None:
         y, ignored = _target_of(target[n, ..., block], ignore_index, channels, wide)
         w = read_weights(at(weight, n, block), ignored, wide)
-        z = logits[n, :, block].to(wide)
+        z = rows_of(logits[n, :, block], wide)
         g = g_all[n, :, :, None]
         p = z.softmax(0) if softmax else z.sigmoid()
         gp = _to_p(g, p, y, squares)
@@ -205,7 +206,7 @@ def _to_logs(
 
 @_backward.register_fake
 def _(logits, target, weight, g_log_p, g_sums, ignore_index, softmax, squares, spread, costs):
-    return torch.empty_like(logits, memory_format=torch.contiguous_format)
+    return torch.empty_like(logits)
 
 
 def _channels_context(ctx, inputs, output):

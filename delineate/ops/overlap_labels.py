@@ -26,6 +26,7 @@ from delineate.ops.blocks import (
     read_weights,
     refuse_second_derivative,
     row_sums,
+    rows_of,
     sum_by_class,
     sweep,
     table_rows,
@@ -56,7 +57,7 @@ def _forward(
         check_labels(y, labels[n, block], ignore_index, classes)
         check_weights(at(weight, n, block))
         w = read_weights(at(weight, n, block), ignored, wide)
-        z, row = logits[n, :, block].to(wide), torch.zeros_like(sums[0])
+        z, row = rows_of(logits[n, :, block], wide), torch.zeros_like(sums[0])
         z = z if ignored is None else z.masked_fill(ignored, 0)
         peak = z.amax(0)
         e = (z - peak).exp_()
@@ -125,20 +126,21 @@ def _backward(
     g_spread and S its sum over classes:  dz_c = p_c (w m_c + w S - w sum_k p_k m_k - h) + [c = y] h - w s_c.
     """
     wide = wide_dtype(logits.dtype)
-    grad = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    grad = torch.empty_like(logits)
     g_all = g_sums.to(wide)
 
     def write(n: int, block: slice) -> None:
         y, ignored = read_labels(labels[n, block], ignore_index)
         w = read_weights(at(weight, n, block), ignored, wide)
-        z, lp, g = logits[n, :, block].to(wide), log_p[n, block], g_all[n]
+        z, lp, g = rows_of(logits[n, :, block], wide), log_p[n, block], g_all[n]
         h = _of_label(g, y, lp, squares, costs)
         h = h if w is None else h.mul_(w)
         h = h if g_log_p is None else h.add_(g_log_p[n, block])
         h = h if ignored is None else h.masked_fill_(ignored, 0)
         lse = z.gather(0, y[None])[0].sub_(lp)
-        out = grad[n, :, block] if grad.dtype == wide else torch.empty_like(z)
-        p = torch.sub(z, _finite(lse, z), out=out).exp_()
+        place = grad[n, :, block]
+        direct = place.dtype == wide and place.stride(1) == 1
+        p = torch.sub(z, _finite(lse, z), out=place if direct else torch.empty_like(z)).exp_()
         m = g[MASS][:, None]
         dot = g[MASS] @ p
         if squares:
@@ -153,8 +155,8 @@ def _backward(
             p.sub_(g[SPREAD][:, None] if w is None else g[SPREAD][:, None] * w)
         if ignored is not None:
             p.masked_fill_(ignored, 0)
-        if p.dtype != grad.dtype:
-            grad[n, :, block] = p
+        if not direct:
+            place.copy_(p)
 
     sweep(write, logits)
     return grad
@@ -162,7 +164,7 @@ def _backward(
 
 @_backward.register_fake
 def _(logits, labels, weight, log_p, g_log_p, g_sums, ignore_index, squares, spread, costs):
-    return torch.empty_like(logits, memory_format=torch.contiguous_format)
+    return torch.empty_like(logits)
 
 
 def _of_label(g: Tensor, y: Tensor, lp: Tensor, squares: bool, costs: Sequence[float]) -> Tensor:

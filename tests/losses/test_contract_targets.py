@@ -75,7 +75,7 @@ def test_c8a_exemption_is_needed(case):
 def test_c8c_losses_without_a_soft_form_refuse(case, mode):
     logits, target = batch(mode=mode, kind="soft")
     with pytest.raises(
-        ValueError, match="LovaszLoss needs a dense target of 0 and 1, .*; use JaccardLoss; got values from 0"
+        ValueError, match=r"LovaszLoss needs a dense target of 0 and 1, .*; use JaccardLoss; got values from 0"
     ):
         case.build(mode=mode)(logits, target)
 
