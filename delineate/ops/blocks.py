@@ -74,7 +74,7 @@ def wide_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def rows_of(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """A block (C, B) in the type, each channel a run in memory: what lies channel by channel (channels_last) is copied."""
+    """A block (C, B) in the type, each channel a run in memory: a block of channels_last is copied."""
     values = values.to(dtype)
     return values if values.stride(-1) == 1 else values.contiguous()
 
