@@ -60,10 +60,11 @@ def sweep(work: Callable[[int, slice], T], logits: Tensor) -> list[tuple[int, T]
     """Run `work` on every block; samples and results, in order.
 
     On the CPU each thread takes whole blocks. Threads inside every operation would meet at the end of each of them, and
-    whatever else the machine does would hold all of them up.
+    whatever else the machine does would hold all of them up. With few blocks for each thread the temporaries would
+    weigh too much beside the logits, and PyTorch divides the work instead.
     """
     places = blocks(logits)
-    by_block = logits.device.type == "cpu" and len(places) >= torch.get_num_threads()
+    by_block = logits.device.type == "cpu" and len(places) >= 4 * torch.get_num_threads()
     run = in_threads if by_block else map
     return [(n, found) for (n, _), found in zip(places, run(lambda place: work(*place), places), strict=True)]
 

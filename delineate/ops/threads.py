@@ -17,13 +17,15 @@ T = TypeVar("T")
 R = TypeVar("R")
 _pools: dict[int, ThreadPoolExecutor] = {}
 _lock = Lock()
+_NUMBER_BY_THREAD = "ATen parallel backend: OpenMP" in torch.__config__.parallel_info()
+"""Whether `torch.set_num_threads` means the thread that calls it, as it does with OpenMP."""
 
 
 def in_threads(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """`work` of each item, in order, on as many threads as PyTorch may use here; no gradients are recorded."""
-    threads = min(torch.get_num_threads(), len(items))
+    threads = torch.get_num_threads() if _NUMBER_BY_THREAD and len(items) > 1 else 1
     with torch.no_grad():
-        return list(map(work, items) if threads < 2 else _pool(torch.get_num_threads()).map(work, items))
+        return list(map(work, items) if threads == 1 else _pool(threads).map(work, items))
 
 
 def _pool(threads: int) -> ThreadPoolExecutor:
@@ -52,4 +54,5 @@ def _forget() -> None:
     _lock = Lock()
 
 
-os.register_at_fork(after_in_child=_forget)
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_forget)
