@@ -46,7 +46,8 @@ def lovasz_slopes(errors: Tensor, target: Tensor, weight: Tensor | None, wanted:
         w = None if weight is None else weight[row * len(weight) // rows].index_select(0, order).double()
         slopes[row].scatter_(0, order, _differences(y, w).to(errors.dtype))
 
-    in_threads(write_row, wanted.nonzero().flatten().tolist())
+    run = in_threads if errors.device.type == "cpu" else map
+    list(run(write_row, wanted.nonzero().flatten().tolist()))
     return slopes
 
 

@@ -22,7 +22,10 @@ _NUMBER_BY_THREAD = "ATen parallel backend: OpenMP" in torch.__config__.parallel
 
 
 def in_threads(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """`work` of each item, in order, on as many threads as PyTorch may use here; no gradients are recorded."""
+    """`work` of each item, in order, on as many threads as PyTorch may use here; no gradients are recorded.
+
+    For work on the CPU: the threads know nothing of the caller's CUDA stream.
+    """
     threads = torch.get_num_threads() if _NUMBER_BY_THREAD and len(items) > 1 else 1
     with torch.no_grad():
         return list(map(work, items) if threads == 1 else _pool(threads).map(work, items))
