@@ -55,14 +55,17 @@ def test_c5_powers_at_a_perfect_prediction(case, mode, kind):
     """(1 - p)^gamma and (1 - TI)^exponent have an infinite slope at 0 for exponents below 1."""
     for labels in (ball((8, 8), 2), torch.zeros(1, 8, 8, dtype=torch.long)):
         target = labels if kind == "labels" else margins(labels, 2, 1.0, "softmax").float()
+        compound = case.pooled and not case.region  # small powers, which lift what is left at margin 8
         for margin in (8, 40, 1000):
             for options in policies(case):
                 logits = margins(labels, 2, margin, mode).float()
                 value, gradient = value_and_gradient(case.build(mode=mode, **options), logits, target)
                 assert value >= case.minimum
+                assert value - case.minimum < 0.05 or (margin == 8 and compound)
                 assert gradient.isfinite().all()
-        assert value - case.minimum < 1e-6
-        assert not gradient.any()
+                if margin == 1000:
+                    assert value - case.minimum < 1e-6
+                    assert not gradient.any()
 
 
 def impossible_class(loss, mode, kind):

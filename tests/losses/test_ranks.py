@@ -6,6 +6,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 import delineate.losses as L
+from delineate.losses import counts
 from losses.cases import CASES, DEFAULTS, batch, variant
 
 VOID = 255
@@ -72,17 +73,13 @@ def test_ranks_give_the_value_and_gradient_of_one_process(name, split, tmp_path)
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
-def test_samples_and_voxels_stay_with_their_rank():
-    """Without `pool="batch"` nothing is exchanged: no rank waits for another."""
-    from delineate.ops import ranks
-
-    logits, target = batch()
+def test_only_pooled_losses_of_counts_wait_for_other_ranks(monkeypatch):
     calls = []
-    original = ranks._sum_over_ranks
-    try:
-        ranks._sum_over_ranks = lambda table: calls.append(table)
-        for case in CASES:
-            case.build()(logits, target)
-    finally:
-        ranks._sum_over_ranks = original
+    monkeypatch.setattr(counts, "sum_over_ranks", lambda table: calls.append(table) or table)
+    logits, target = batch()
+    for case in CASES:
+        case.build()(logits, target)
     assert not calls
+    for case in POOLED:
+        case.build(pool="batch")(logits, target)
+    assert len(calls) == len(POOLED)
