@@ -11,33 +11,22 @@ logits. Rows are appended to results/overlap.csv.
 """
 
 import argparse
-import csv
-import math
 import os
-import platform
 import statistics
-import time
 import warnings
-from collections.abc import Callable
-from datetime import date
-from importlib.metadata import version
-from pathlib import Path
 
 import segmentation_models_pytorch as smp
 import torch
 from monai.losses.dice import DiceCELoss
-from torch import Tensor
 
 from delineate.losses import CrossEntropyLoss, DiceLoss, parse
 from delineate.ops import blocks
-from delineate.training.cost import peak_allocated
+from side_by_side import RESULTS, LossFunction, Row, interleaved, measure, save, sizes
 
 DICE_CE = ("8x21x512x512", "2x5x128x128x128", "1x105x96x96x96")
 LOVASZ = ("1x5x128x128x128",)
 FIVE = "Dice + CE + Focal + Tversky + TopK"
-RESULTS = Path(__file__).parent / "results" / "overlap.csv"
-
-LossFunction = Callable[[Tensor, Tensor], Tensor]
+TABLE = RESULTS / "overlap.csv"
 
 
 def compiled(losses: dict[str, LossFunction]) -> dict[str, LossFunction]:
@@ -62,72 +51,40 @@ def lovasz(eager: bool) -> dict[str, LossFunction]:
     return {"delineate Lovasz": parse("Lovasz")} | peers | ({} if eager else compiled(peers))
 
 
-def measure(shape: tuple[int, ...], losses: dict[str, LossFunction], repeats: int) -> list[dict[str, object]]:
-    """One row per library."""
-    torch.compiler.reset()
+def noise(shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits and labels."""
     samples, classes, *space = shape
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(shape, generator=generator, requires_grad=True)
-    labels = torch.randint(0, classes, (samples, *space), generator=generator)
-    times: dict[str, list[float]] = {name: [] for name in losses}
+    return logits, torch.randint(0, classes, (samples, *space), generator=generator)
 
-    def step(loss: LossFunction) -> None:
-        logits.grad = None
+
+def measure_blocks(shape: tuple[int, ...], candidates: list[int], repeats: int) -> dict[str, float]:
+    """Median milliseconds of delineate's Dice + CE for each number of logits per block, in interleaved rounds."""
+    loss = DiceLoss() + CrossEntropyLoss()
+    logits, labels = noise(shape)
+
+    def step(size: int) -> None:
+        blocks.BLOCK, logits.grad = size, None
         loss(logits, labels).backward()
 
-    for turn in range(repeats + 1):
-        for name, loss in losses.items():
-            start = time.perf_counter()
-            step(loss)
-            if turn:  # the first round warms up
-                times[name].append(time.perf_counter() - start)
-    size = logits.numel() * logits.element_size()
-    rows: list[dict[str, object]] = []
-    for name, loss in losses.items():
-        logits.grad = None
-        memory = peak_allocated(lambda loss=loss: step(loss)) / size
-        rows.append({"library": name, "ms": 1e3 * statistics.median(times[name]), "memory": memory})
-    return rows
+    times = interleaved({f"{size}": lambda size=size: step(size) for size in candidates}, repeats)
+    return {size: 1e3 * statistics.median(rounds) for size, rounds in times.items()}
 
 
-def measure_blocks(shape: tuple[int, ...], sizes: list[int], repeats: int) -> list[float]:
-    """Median milliseconds of delineate's Dice + CE for each number of logits per block, in interleaved rounds."""
-    loss, logits = DiceLoss() + CrossEntropyLoss(), torch.randn(shape, requires_grad=True)
-    labels = torch.randint(0, shape[1], (shape[0], *shape[2:]))
-    times: list[list[float]] = [[] for _ in sizes]
-    for _ in range(repeats + 1):
-        for place, blocks.BLOCK in enumerate(sizes):
-            logits.grad = None
-            start = time.perf_counter()
-            loss(logits, labels).backward()
-            times[place].append(time.perf_counter() - start)
-    return [1e3 * statistics.median(rounds[1:]) for rounds in times]  # the first round warms up
-
-
-def show(shape: str, rows: list[dict[str, object]]) -> None:
-    ours = rows[0]["ms"]
+def show(shape: str, rows: list[Row]) -> None:
+    ours = rows[0].ms
     print(f"\n{shape}   forward + backward, {torch.get_num_threads()} threads")
     print(f"{'':46}{'ms':>8}{'ours / it':>11}{'it / ours':>11}{'memory, x logits':>19}")
     for row in rows:
-        times = f"{row['ms']:8.0f}{ours / row['ms']:11.2f}{row['ms'] / ours:11.2f}"  # pyright: ignore
-        print(f"{row['library']:46}{times}{row['memory']:19.2f}")
+        print(f"{row.library:46}{row.ms:8.0f}{ours / row.ms:11.2f}{row.ms / ours:11.2f}{row.memory:19.2f}")
 
 
-def save(shape: str, rows: list[dict[str, object]]) -> None:
-    place = {
-        "date": date.today().isoformat(),
-        "cpu": f"{platform.machine()}, {os.cpu_count()} cores",
-        "threads": torch.get_num_threads(),
-        **{name: version(name) for name in ("torch", "monai", "segmentation-models-pytorch")},
-    }
-    new = not RESULTS.exists()
-    with RESULTS.open("a", newline="", encoding="utf-8") as file:
-        lines = [{"shape": shape} | row | place for row in rows]
-        writer = csv.DictWriter(file, list(lines[0]))
-        if new:
-            writer.writeheader()
-        for line in lines:
-            writer.writerow(line | {"ms": f"{line['ms']:.1f}", "memory": f"{line['memory']:.3f}"})
+def tell(shape: str, rows: list[Row]) -> None:
+    """On the terminal and in the table."""
+    show(shape, rows)
+    lines = [{"shape": shape, "library": r.library, "ms": f"{r.ms:.1f}", "memory": f"{r.memory:.3f}"} for r in rows]
+    save(TABLE, lines, ("monai", "segmentation-models-pytorch"))
 
 
 def main() -> None:
@@ -142,19 +99,19 @@ def main() -> None:
     warnings.simplefilter("ignore")
     work = [(shape, dice_ce) for shape in options.shapes or DICE_CE]
     work += [(shape, lovasz) for shape in LOVASZ if not (options.shapes or options.blocks)]
-    for shape, contenders in work:
-        sizes = tuple(int(side) for side in shape.split("x"))
-        if len(sizes) < 3 or math.prod(sizes) == 0:
-            parser.error(f"--shapes: expected NxCx... such as 8x21x512x512; got {shape}")
+    try:
+        work = [(shape, sizes(shape), contenders) for shape, contenders in work]
+    except ValueError as error:
+        parser.error(str(error))
+    for shape, sides, contenders in work:
+        torch.compiler.reset()
         if options.blocks:
-            found = measure_blocks(sizes, options.blocks, options.repeats)
-            print(shape, *(f"{size}: {ms:.0f} ms" for size, ms in zip(options.blocks, found, strict=True)), sep="   ")
-            continue
-        rows = measure(sizes, contenders(options.eager), options.repeats)
-        show(shape, rows)
-        save(shape, rows)
+            found = measure_blocks(sides, options.blocks, options.repeats)
+            print(shape, *(f"{size}: {ms:.0f} ms" for size, ms in found.items()), sep="   ")
+        else:
+            tell(shape, measure(*noise(sides), contenders(options.eager), options.repeats))
     if not options.blocks:
-        print(f"\nappended to {RESULTS}")
+        print(f"\nappended to {TABLE}")
 
 
 if __name__ == "__main__":

@@ -7,13 +7,13 @@ Microseconds, medians over interleaved rounds.
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
 
 from delineate.ops.blocks import BLOCK, sum_by_class
+from side_by_side import interleaved
 
 
 def ways(classes: int) -> dict[str, dict[str, Callable[[], object]]]:
@@ -61,13 +61,7 @@ def ways(classes: int) -> dict[str, dict[str, Callable[[], object]]]:
 
 
 def microseconds(calls: dict[str, Callable[[], object]], rounds: int = 31) -> dict[str, float]:
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - start)
-    return {name: 1e6 * statistics.median(found) for name, found in times.items()}
+    return {name: 1e6 * statistics.median(found) for name, found in interleaved(calls, rounds).items()}
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from delineate.data.dataset import SegmentationDataset, collate
 from delineate.data.folder import is_folder, list_images, open_folder
+from delineate.data.geometry import Prepare
 from delineate.data.item import DataError, Item
 from delineate.data.nnunet import is_nnunet, open_nnunet
 from delineate.data.source import Source
@@ -24,6 +25,7 @@ __all__ = [
     "ClassStatistics",
     "DataError",
     "Item",
+    "Prepare",
     "SegmentationDataset",
     "Source",
     "Statistics",

@@ -8,6 +8,7 @@ from torch.nn.functional import pad
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from delineate.data.geometry import stack_geometry
 from delineate.data.item import DataError
 from delineate.data.source import Source
 
@@ -51,7 +52,9 @@ def collate(samples: Sequence[Sample], ignore_index: int, multiple: int = 32) ->
 
     Images are padded with 0 (the mean colour, once normalised), masks with `ignore_index`.
 
-    Returns `image` float32 (N, 3, H, W); `mask` int64 (N, H, W), where the samples have one; `id` and `size` as lists.
+    Returns `image` float32 (N, 3, H, W); `mask` int64 (N, H, W), where the samples have one; `geometry`, a dict of
+    tensors (N, ...), where `Prepare` put it into all samples, no later move left it behind and nothing was padded; `id`
+    and `size` as lists.
     """
     height, width = (
         -(-max(sample["image"].shape[axis] for sample in samples) // multiple) * multiple for axis in (-2, -1)
@@ -66,4 +69,6 @@ def collate(samples: Sequence[Sample], ignore_index: int, multiple: int = 32) ->
     batch: Sample = {"image": stack("image", 0).float()}
     if all("mask" in sample for sample in samples):
         batch["mask"] = stack("mask", ignore_index).long()
+    if all(sample["image"].shape[-2:] == (height, width) for sample in samples) and (found := stack_geometry(samples)):
+        batch["geometry"] = found
     return batch | {key: [sample[key] for sample in samples] for key in ("id", "size")}

@@ -6,17 +6,26 @@ Dice + 0.5*CrossEntropy
 Dice + 0.5*CrossEntropy
 """
 
+from delineate.losses.boundary import BoundaryDoULoss, BoundaryLoss, GeneralizedSurfaceLoss, ShapeAwareLoss
 from delineate.losses.compound import ComboLoss, ExponentialLogarithmicLoss, UnifiedFocalLoss
 from delineate.losses.deep_supervision import DeepSupervision
 from delineate.losses.distribution import (
     BalancedCrossEntropyLoss,
     CrossEntropyLoss,
+    DistancePenalizedCELoss,
     FocalLoss,
     OHEMLoss,
     PolyLoss,
     TopKLoss,
 )
 from delineate.losses.expression import parse
+from delineate.losses.hausdorff import (
+    AverageHausdorffLoss,
+    HausdorffConvLoss,
+    HausdorffDTLoss,
+    HausdorffErosionLoss,
+    WeightedHausdorffLoss,
+)
 from delineate.losses.loss import Loss, Sum
 from delineate.losses.lovasz import LovaszLoss
 from delineate.losses.region import (
@@ -32,6 +41,7 @@ from delineate.losses.region import (
     TverskyLoss,
 )
 from delineate.losses.schedule import Schedule
+from delineate.losses.structure import RMILoss, SkeletonRecallLoss, SoftClDiceLoss, StructuralSimilarityLoss
 
 __all__ = [  # noqa: RUF022  (grouped by family: the table of contents)
     # distribution: a cost of each voxel
@@ -41,6 +51,7 @@ __all__ = [  # noqa: RUF022  (grouped by family: the table of contents)
     "OHEMLoss",
     "FocalLoss",
     "PolyLoss",
+    "DistancePenalizedCELoss",
     # region: sums per image and class
     "DiceLoss",
     "JaccardLoss",
@@ -53,6 +64,21 @@ __all__ = [  # noqa: RUF022  (grouped by family: the table of contents)
     "SensitivitySpecificityLoss",
     "MCCLoss",
     "LovaszLoss",
+    # boundary: sums against maps of distances
+    "BoundaryLoss",
+    "HausdorffDTLoss",
+    "HausdorffErosionLoss",
+    "HausdorffConvLoss",
+    "WeightedHausdorffLoss",
+    "AverageHausdorffLoss",
+    "ShapeAwareLoss",
+    "BoundaryDoULoss",
+    "GeneralizedSurfaceLoss",
+    # structure: neighbourhoods and skeletons
+    "StructuralSimilarityLoss",
+    "RMILoss",
+    "SoftClDiceLoss",
+    "SkeletonRecallLoss",
     # compound: both in one formula
     "ComboLoss",
     "ExponentialLogarithmicLoss",

@@ -183,3 +183,34 @@ class RatioLoss(ClassLoss):
     def __init__(self, *, smooth: float = 0.0, **common: Unpack[PoolCommon]):
         super().__init__(**common)
         self.smooth = self._number("smooth", smooth, 0)
+
+
+class MapLoss(PoolLoss):
+    """A weighted mean over classes of a formula whose sums are not those of the pass: against maps of the target."""
+
+    @abstractmethod
+    def sums(self, inputs: Inputs) -> list[Tensor]:
+        """What the formula is made of besides the counts, by sample and class: (N, C) each."""
+
+    @abstractmethod
+    def class_loss(self, sums: list[Tensor], counts: Counts) -> Tensor:
+        """The formula, (R, C); finite also where a class is absent."""
+
+    def row_loss(self, sums: list[Tensor], counts: Counts) -> Tensor:
+        """The loss of each row, (R,)."""
+        present, counted = self.presence(counts.count)
+        values = torch.where(present, self.class_loss(sums, counts.where(present)), counts.false_positive_rate)
+        return self.mean_over_classes(values, counted)
+
+    def compute(self, inputs: Inputs) -> Tensor:
+        found = inputs.overlap(self.mode, self.ignore_index)
+        counts, sums = Counts.of(found), torch.stack([table.double() for table in self.sums(inputs)])
+        if self.pool == "batch":
+            counts, sums = counts.pooled(), sum_over_ranks(sums.sum(1, keepdim=True))
+        return self.pool_rows(self.row_loss(list(sums), counts), found.valid > 0, (counts.valid > 0).any())
+
+    def map_sum(self, inputs: Inputs, values: Tensor) -> Tensor:
+        """Weighted sum over the valid voxels of each sample and channel: (N, C, *S) -> (N, C)."""
+        weight = inputs.valid_weight(self.ignore_index)
+        values = values.flatten(2)
+        return (values if weight is None else values * weight[:, None].to(values.dtype)).sum(2)

@@ -6,9 +6,10 @@ import inspect
 import json
 from typing import Any, NoReturn
 
-from delineate.losses import compound, distribution, lovasz, region, schedule
+from delineate.losses import boundary, compound, distribution, hausdorff, lovasz, region, schedule, structure
 from delineate.losses.loss import Loss, arguments
 
+FAMILIES = (distribution, region, lovasz, boundary, hausdorff, structure, compound, schedule)
 ALIASES = {"CE": "CrossEntropy", "DiceCE": "Dice + CE", "DiceTopK": "Dice + TopK", "DiceFocal": "Dice + Focal"}
 """Names for expressions. Their arguments go to all terms that know them."""
 SHOWN = 80
@@ -19,7 +20,7 @@ def names() -> dict[str, type[Loss]]:
     """Every class an expression may name."""
     return {
         cls.name(): cls
-        for family in (distribution, region, lovasz, compound, schedule)
+        for family in FAMILIES
         for cls in vars(family).values()
         if getattr(cls, "__module__", "") == family.__name__ and _is_public(cls)
     }

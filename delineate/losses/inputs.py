@@ -7,10 +7,11 @@ from torch import Tensor
 
 from delineate.ops.cost import Cost
 from delineate.ops.overlap import Overlap, overlap
+from delineate.target import Geometry, Target
 
-Need = str | Cost
-"""What a loss needs of the pass beyond the plain sums: "squares", "spread" or "log_p", see `delineate.ops.overlap`,
-or the sums of a cost."""
+Need = str | Cost | Geometry
+"""What a loss needs: of the pass beyond the plain sums "squares", "spread" or "log_p", see `delineate.ops.overlap`, or
+the sums of a cost; of the target the geometry derived from it."""
 
 
 class Inputs:
@@ -19,7 +20,8 @@ class Inputs:
     Args:
         name: who asks, for error messages.
         logits: (N, C, *S) with one to three spatial dims.
-        target: labels (N, *S) or (N, 1, *S) of any integer dtype or bool, or a dense float map (N, C, *S).
+        target: labels (N, *S) or (N, 1, *S) of any integer dtype or bool, or a dense float map (N, C, *S); or a
+            `Target` with these.
         weight: (N, *S), at least 0, or None.
         needs: what any of the terms needs of the pass.
 
@@ -27,30 +29,29 @@ class Inputs:
         ValueError: when shapes or kinds do not fit.
     """
 
-    def __init__(self, name: str, logits: Tensor, target: Tensor, weight: Tensor | None, needs: Sequence[Need]):
+    def __init__(
+        self, name: str, logits: Tensor, target: Tensor | Target, weight: Tensor | None, needs: Sequence[Need]
+    ):
         _check_logits(name, logits)
-        target = _check_target(name, logits, target)
+        given = target if isinstance(target, Target) else None
+        target = _check_target(name, logits, target.labels if isinstance(target, Target) else target)
         _check_weight(name, logits, weight)
         self.name = name
         self.logits = logits.flatten(2)
         self.dense = target.is_floating_point()
         self.target = target.flatten(2) if self.dense else target.flatten(1)
         self.weight = None if weight is None else weight.flatten(1)
+        self.shape = logits.shape
+        """(N, C, *S); the logits, target and weight are kept with *S flattened, and `grid` is the target in full."""
         self._needs = needs
         self._passes: dict[tuple[str, int | None], Overlap] = {}
+        self._probabilities: dict[tuple[str, int | None], Tensor] = {}
+        self._given, self.grid = given, target
+        self._targets: dict[int | None, Target] = {}
 
     def overlap(self, mode: str, ignore_index: int | None) -> Overlap:
         """The pass over the logits; terms that agree on mode and `ignore_index` share it."""
-        if mode == "softmax" and self.logits.shape[1] == 1:
-            raise ValueError(
-                f"{self.name}: `logits` has one channel, and softmax mode needs C >= 2. "
-                'Use mode="sigmoid" for a binary target.'
-            )
-        if self.dense and ignore_index is not None:
-            raise ValueError(
-                f"{self.name}: `ignore_index` ({ignore_index}) is a label value, and this target is a dense map "
-                "without labels. Give ignored voxels weight 0 instead and leave ignore_index=None."
-            )
+        self._check(mode, ignore_index)
         key = (mode, ignore_index)
         if key not in self._passes:
             self._passes[key] = overlap(
@@ -65,6 +66,54 @@ class Inputs:
                 per_voxel="log_p" in self._needs and not self.dense,
             )
         return self._passes[key]
+
+    def _check(self, mode: str, ignore_index: int | None) -> None:
+        """Raise where the mode or the ignored label does not fit."""
+        if mode == "softmax" and self.logits.shape[1] == 1:
+            raise ValueError(
+                f"{self.name}: `logits` has one channel, and softmax mode needs C >= 2. "
+                'Use mode="sigmoid" for a binary target.'
+            )
+        if self.dense and ignore_index is not None:
+            raise ValueError(
+                f"{self.name}: `ignore_index` ({ignore_index}) is a label value, and this target is a dense map "
+                "without labels. Give ignored voxels weight 0 instead and leave ignore_index=None."
+            )
+
+    def truth(self, ignore_index: int | None) -> Target:
+        """The target with what is derived from it; terms that agree on `ignore_index` share it."""
+        if self._given is not None:
+            if self._given.ignore_index != ignore_index:
+                raise ValueError(
+                    f"{self.name}: `ignore_index` is {ignore_index}, and that of the Target "
+                    f"{self._given.ignore_index}. Give both the same."
+                )
+            return self._given
+        if ignore_index not in self._targets:
+            self._targets[ignore_index] = Target(self.grid, ignore_index=ignore_index)
+        return self._targets[ignore_index]
+
+    def geometry(self, geometry: Geometry, ignore_index: int | None) -> Tensor:
+        """What is derived from the target, see `delineate.target.KINDS`."""
+        return self.truth(ignore_index).find(geometry, self.shape)
+
+    def voxel_size(self, spacing: tuple[float, ...] | None, ignore_index: int | None) -> Tensor | None:
+        """Size of a voxel along each axis, (N, dims) float64: that of the loss, or of the target; None: 1."""
+        return self.truth(ignore_index).voxel_size(spacing, self.shape[0], len(self.shape) - 2)
+
+    def probabilities(self, mode: str, ignore_index: int | None) -> Tensor:
+        """Of each voxel and channel, (N, C, *S) in float32 at least; 0.5 or 1 / C at ignored voxels."""
+        self._check(mode, ignore_index)
+        key = (mode, ignore_index)
+        if key not in self._probabilities:
+            z = self.valid_logits(ignore_index)
+            self._probabilities[key] = (z.softmax(1) if mode == "softmax" else z.sigmoid()).view(self.shape)
+        return self._probabilities[key]
+
+    def ignored(self, ignore_index: int | None) -> Tensor | None:
+        """Voxels that take no part, (N, *S); None when all do."""
+        valid = self.valid(ignore_index)
+        return None if valid is None else ~valid.view(self.shape[0], *self.shape[2:])
 
     def valid(self, ignore_index: int | None) -> Tensor | None:
         """Voxels that are not ignored, (N, V); None when all take part."""

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from delineate.losses.inputs import Inputs, Need
+from delineate.target import Target
 
 MODES = ("softmax", "sigmoid")
 REDUCTIONS = ("mean", "sum", "none")
@@ -72,8 +73,8 @@ class Loss(nn.Module, ABC):
         reduction: "mean", "sum" or "none".
 
     Shape: logits (N, C, *S), one to three spatial dims, never probabilities; target (N, *S) or (N, 1, *S) of any
-        integer dtype or bool, or a dense float map (N, C, *S) in [0, 1]; weight (N, *S) at least 0
-        -> () or, with reduction="none", (N,). float32, or float64 for float64 logits.
+        integer dtype or bool, or a dense float map (N, C, *S) in [0, 1], or a `Target` of these; weight (N, *S) at
+        least 0 -> () or, with reduction="none", (N,). float32, or float64 for float64 logits.
 
     Raises:
         ValueError: naming the argument, what was expected, what was given and the remedy.
@@ -101,7 +102,7 @@ class Loss(nn.Module, ABC):
         self.classes = None if classes is None else self._checked_classes(classes)
         self.register_buffer("class_weight", None if class_weight is None else self._checked_weights(class_weight))
 
-    def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    def forward(self, logits: Tensor, target: Tensor | Target, weight: Tensor | None = None) -> Tensor:
         inputs = Inputs(type(self).__name__, logits, target, weight, self.needs)
         value = self.compute(inputs)
         return value if logits.dtype == torch.float64 else value.float()
@@ -118,7 +119,7 @@ class Loss(nn.Module, ABC):
         """Texts of the terms."""
         return [self.expression()]
 
-    def parts(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
+    def parts(self, logits: Tensor, target: Tensor | Target, weight: Tensor | None = None) -> dict[str, Tensor]:
         """The weighted terms by their text, from one shared pass: their sum is the loss."""
         inputs = Inputs(type(self).__name__, logits, target, weight, self.needs)
         return dict(zip(self.names(), self.values(inputs), strict=True))

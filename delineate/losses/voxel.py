@@ -11,7 +11,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from delineate.losses.inputs import Inputs
+from delineate.losses.inputs import Inputs, Need
 from delineate.losses.loss import Loss
 from delineate.ops.overlap import Overlap
 
@@ -26,6 +26,12 @@ class VoxelLoss(Loss):
             return total / torch.where(divisor > 0, divisor, 1)
         return self.reduce(total / torch.where(divisor > 0, divisor, 1), valid)
 
+    def divisor(self, found: Overlap) -> Tensor:
+        """Scored voxels by sample, times scored channels in sigmoid mode: (N,)."""
+        if self.mode == "softmax" and self.classes is None:
+            return found.valid
+        return (found.voxels * self.scored(found.voxels.shape[1], found.voxels.device)).sum(1)
+
 
 class MeanCostLoss(VoxelLoss):
     """A sum of costs by sample and class, divided by the number of scored voxels."""
@@ -33,12 +39,6 @@ class MeanCostLoss(VoxelLoss):
     @abstractmethod
     def total(self, found: Overlap) -> Tensor:
         """Sum of the weighted costs by sample, (N,)."""
-
-    def divisor(self, found: Overlap) -> Tensor:
-        """Scored voxels by sample, times scored channels in sigmoid mode: (N,)."""
-        if self.mode == "softmax" and self.classes is None:
-            return found.valid
-        return (found.voxels * self.scored(found.voxels.shape[1], found.voxels.device)).sum(1)
 
     def by_class_weight(self, table: Tensor) -> Tensor:
         """Sum a table (N, C) over its scored classes, weighted: (N,)."""
@@ -51,35 +51,12 @@ class MeanCostLoss(VoxelLoss):
         return self.voxel_value(inputs.overlap(self.mode, self.ignore_index))
 
 
-class HardestLoss(VoxelLoss):
-    """Cross entropy averaged over the voxels that `choose` keeps, and over channels in sigmoid mode."""
+class EachVoxelLoss(VoxelLoss):
+    """A loss that looks at the cross entropy of each voxel, and of each channel in sigmoid mode."""
 
-    needs = ("log_p",)
+    needs: tuple[Need, ...] = ("log_p",)
 
-    @abstractmethod
-    def choose(self, plain: Tensor, weighted: Tensor, candidates: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Minus the costs, without and with weights (R, M), and what may be chosen -> weights and their sum (R,)."""
-
-    def compute(self, inputs: Inputs) -> Tensor:
-        found = inputs.overlap(self.mode, self.ignore_index)
-        scored = self.scored(inputs.logits.shape[1], inputs.logits.device).double()
-        plain = weighted = self._gains(inputs, found, scored, self.classes is None)
-        if self.class_weight is not None:
-            weighted = self._gains(inputs, found, self.class_weights(len(scored), scored.device), False)
-        if inputs.weight is not None:
-            weighted = weighted * inputs.weight[:, None].to(weighted.dtype)
-        return self._mean_of_chosen(inputs, found, plain, weighted)
-
-    def _mean_of_chosen(self, inputs: Inputs, found: Overlap, plain: Tensor, weighted: Tensor) -> Tensor:
-        if weighted.numel() == 0:
-            return self.average(weighted.flatten(1).sum(1).double(), found.valid, found.valid > 0)
-        rows, candidates = 1 if self.reduction == "mean" else len(weighted), self._candidates(inputs)
-        plain, weighted = plain.reshape(rows, -1), weighted.reshape(rows, -1)
-        candidates = None if candidates is None else candidates.reshape(rows, -1)
-        chosen, kept = self.choose(plain.detach(), weighted.detach(), candidates)
-        return self.average(-(weighted * chosen).sum(1).double(), kept, found.valid > 0)
-
-    def _gains(self, inputs: Inputs, found: Overlap, weights: Tensor, all_one: bool) -> Tensor:
+    def gains(self, inputs: Inputs, found: Overlap, weights: Tensor, all_one: bool) -> Tensor:
         """Minus the costs, weighted by class: (N, K, V), K = 1 in softmax mode, C in sigmoid mode."""
         if found.log_p is None:
             return self._dense_gains(inputs, weights)
@@ -97,7 +74,13 @@ class HardestLoss(VoxelLoss):
         on, off = torch.nn.functional.logsigmoid(z), torch.nn.functional.logsigmoid(-z)
         return (_expected(y, on) + _expected(1 - y, off)) * weights
 
-    def _candidates(self, inputs: Inputs) -> Tensor | None:
+    def weighted_gains(self, inputs: Inputs, found: Overlap) -> Tensor:
+        """Minus the costs with the weights of their classes and voxels, (N, K, V)."""
+        weights = self.class_weights(inputs.shape[1], inputs.logits.device)
+        gains = self.gains(inputs, found, weights, self.classes is None and self.class_weight is None)
+        return gains if inputs.weight is None else gains * inputs.weight[:, None].to(gains.dtype)
+
+    def candidates(self, inputs: Inputs) -> Tensor | None:
         """Voxels, and channels in sigmoid mode, that are scored, (N, K, V); None for all."""
         valid = inputs.valid(self.ignore_index)
         if valid is None and self.classes is None:
@@ -109,6 +92,27 @@ class HardestLoss(VoxelLoss):
             return by_channel & valid[:, None] if valid is not None else by_channel.expand(len(inputs.logits), -1, -1)
         in_classes = (inputs.target * scored[:, None]).sum(1) > 0 if inputs.dense else scored[inputs.labels()]
         return (in_classes if valid is None else in_classes & valid)[:, None]
+
+
+class HardestLoss(EachVoxelLoss):
+    """Cross entropy averaged over the voxels that `choose` keeps, and over channels in sigmoid mode."""
+
+    @abstractmethod
+    def choose(self, plain: Tensor, weighted: Tensor, candidates: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Minus the costs, without and with weights (R, M), and what may be chosen -> weights and their sum (R,)."""
+
+    def compute(self, inputs: Inputs) -> Tensor:
+        found = inputs.overlap(self.mode, self.ignore_index)
+        weighted, candidates = self.weighted_gains(inputs, found), self.candidates(inputs)
+        scored = self.scored(inputs.logits.shape[1], inputs.logits.device).double()
+        plain = self.gains(inputs, found, scored, self.classes is None)
+        if weighted.numel() == 0:
+            return self.average(weighted.flatten(1).sum(1).double(), found.valid, found.valid > 0)
+        rows = 1 if self.reduction == "mean" else len(weighted)
+        plain, weighted = plain.reshape(rows, -1), weighted.reshape(rows, -1)
+        candidates = None if candidates is None else candidates.reshape(rows, -1)
+        chosen, kept = self.choose(plain.detach(), weighted.detach(), candidates)
+        return self.average(-(weighted * chosen).sum(1).double(), kept, found.valid > 0)
 
 
 def _expected(y: Tensor, log_p: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ from functools import partial
 import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torchvision.transforms import v2
 
-from delineate.data import SegmentationDataset, Source, collate, default_crop, eval_transform, train_transform
+from delineate.data import Prepare, SegmentationDataset, Source, collate, default_crop, eval_transform, train_transform
 from delineate.data.dataset import Sample
 from delineate.training.settings import Settings
 
@@ -48,14 +49,18 @@ class DataModule(LightningDataModule):
         settings: batch size, crop and workers are taken from it.
         seed: of batch order and augmentation.
         split: the split that validation runs on.
+        prepare: what the workers derive for the loss, after all augmentation.
     """
 
-    def __init__(self, source: Source, settings: Settings, seed: int, split: str = "val"):
+    def __init__(
+        self, source: Source, settings: Settings, seed: int, split: str = "val", prepare: Prepare | None = None
+    ):
         super().__init__()
         self.source, self.settings, self.seed = source, settings, seed
         self.eval_set = SegmentationDataset(source, split, eval_transform())
         self.crop = settings.crop or default_crop(source)
-        self.train_set = SegmentationDataset(source, "train", train_transform(self.crop, source.pad_label))
+        augment = train_transform(self.crop, source.pad_label)
+        self.train_set = SegmentationDataset(source, "train", v2.Compose([augment, prepare]) if prepare else augment)
         if len(self.train_set) < settings.batch_size:
             raise ValueError(
                 f"--batch_size {settings.batch_size}: the train split of {source.root} holds {len(self.train_set)} "

@@ -4,6 +4,7 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
+from delineate.data import Prepare
 from delineate.data.dataset import Sample
 from delineate.losses import Loss, Schedule
 from delineate.metrics import ConfusionMatrix, Scores
@@ -17,7 +18,7 @@ class SegmentationModule(LightningModule):
 
     Args:
         model: images (N, 3, H, W) to logits (N, C, H, W).
-        loss: called with logits and labels.
+        loss: called with logits and labels, and with the `geometry` of the batch where there is some.
         classes: names of the C classes.
         ignore_index: label of pixels that take no part in the scores.
         lr, weight_decay, schedule: see `Settings`.
@@ -36,7 +37,7 @@ class SegmentationModule(LightningModule):
     ):
         super().__init__()
         self.model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self.loss = loss
+        self.loss, self.prepare = loss, Prepare(loss, len(classes))
         self.classes, self.ignore_index = classes, ignore_index
         self.lr, self.weight_decay, self.schedule = lr, weight_decay, schedule
         self.matrix = ConfusionMatrix(len(classes), ignore_index)
@@ -53,7 +54,7 @@ class SegmentationModule(LightningModule):
 
     def training_step(self, batch: Sample, batch_idx: int) -> Tensor:
         logits, size = self(batch["image"]), len(batch["image"])
-        parts = self.loss.parts(logits, batch["mask"])
+        parts = self.loss.parts(logits, self.prepare.target(batch))
         value = torch.stack(list(parts.values())).sum(0).float()
         if len(parts) > 1:
             self.log_dict({f"train/loss/{name}": part.detach().float() for name, part in parts.items()})

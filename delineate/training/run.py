@@ -17,7 +17,7 @@ from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from delineate.data import Source
+from delineate.data import Prepare, Source
 from delineate.losses import Loss, parse
 from delineate.training.cost import StepCost, loss_ms
 from delineate.training.datamodule import DataModule
@@ -34,8 +34,14 @@ class Interrupted(Exception):
 
 
 def loss_for(text: str, source: Source) -> Loss:
-    """The loss of an expression, for the classes and the void label of a data set."""
-    return parse(text, ignore_index=source.pad_label)
+    """The loss of an expression, for the classes and the void label of a data set.
+
+    Raises:
+        ValueError: for an expression that cannot be read, or whose geometry cannot be prepared.
+    """
+    loss = parse(text, ignore_index=source.pad_label)
+    Prepare(loss, len(source.classes))
+    return loss
 
 
 def train_run(
@@ -64,11 +70,12 @@ def train_run(
         Interrupted: on Ctrl-C, after `metrics.json` was written with that status.
     """
     seed_everything(seed, verbose=False)
-    data = DataModule(source, settings, seed)
+    loss = loss_for(loss_text, source)
+    data = DataModule(source, settings, seed, prepare=Prepare(loss, len(source.classes)))
     model = build_model(settings.model, len(source.classes), encoder=settings.encoder, weights=settings.weights)
     start = fingerprint(model)
     recipe = {"lr": settings.lr, "weight_decay": settings.weight_decay, "schedule": settings.schedule}
-    module = SegmentationModule(model, loss_for(loss_text, source), source.classes, source.pad_label, **recipe)
+    module = SegmentationModule(model, loss, source.classes, source.pad_label, **recipe)
     watch = Watch(show)
     trainer = _trainer(folder, data, [watch, watch.cost, _checkpoints(folder)])
     result = {"loss": loss_text, "seed": seed, "dims": source.dims, "initial_weights": start} | (context or {})

@@ -4,17 +4,23 @@ A public loss without a row fails the contract test.
 """
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 import delineate.losses as L
+from delineate.ops.thinning import thin
+from reference import boundary as B
 from reference import compound as P
 from reference import region as R
+from reference import structure as S
 from reference import voxel as V
 from reference.lovasz import lovasz_loss
 
@@ -37,8 +43,22 @@ class Case:
     """The logit margin at which a perfect prediction is within 1e-3 of the minimum."""
     hard_only: bool = False
     """Refuses soft targets."""
+    spatial: bool = False
+    """Looks at where voxels are, and not only at each of them: at distances, skeletons or neighbourhoods."""
+    relative: bool = False
+    """Its least value depends on the target: that of a perfect prediction, see `best`."""
     exempt: dict[str, str] = field(default_factory=dict)
     """Items of the contract that do not hold, and why."""
+
+    @property
+    def by_foreground(self) -> bool:
+        """Whether the foreground alone says of two classes what one sigmoid channel does."""
+        return self.region or self.cls in (L.StructuralSimilarityLoss, L.RMILoss)
+
+    @property
+    def leading(self) -> bool:
+        """Whether it stands for its loss."""
+        return any(self is case for case in DEFAULTS)
 
     @property
     def soft(self) -> str:
@@ -47,6 +67,12 @@ class Case:
 
     def build(self, **common: Any) -> L.Loss:
         return self.cls(**self.own, **common)
+
+    def best(self, target, channels: int, mode: str, **common: Any) -> float:
+        """The value at a perfect prediction of labels."""
+        if not self.relative:
+            return self.minimum
+        return self.build(mode=mode, **common)(margins(target, channels, 1e3, mode), target).item()
 
     def reference(self, logits, target, weight=None, **common):
         arrays = [t.detach().cpu().double().numpy() if t.is_floating_point() else t.numpy() for t in (logits, target)]
@@ -68,6 +94,28 @@ def voxel(cls: type[L.Loss], kind: Callable[..., Any], *settings: dict[str, Any]
 
 def region(cls: type[L.Loss], formula: Callable[..., Any], *settings: dict[str, Any], **facts: Any) -> list[Case]:
     return rows(cls, partial(R.region_loss, formula), *settings, region=True, pooled=True, **facts)
+
+
+def of_maps(cls: type[L.Loss], formula: Callable[..., Any], *settings: dict[str, Any], **facts: Any) -> list[Case]:
+    """Rows of a loss of sums against maps of the target."""
+    return rows(cls, formula, *settings, region=True, pooled=True, spatial=True, **facts)
+
+
+def skeleton_recall(logits, target, weight=None, *, mode="softmax", ignore_index=None, **common):
+    """The reference, with tubes from the thinning, which has tests of its own."""
+    channels, space = logits.shape[1], logits.shape[2:]
+    if target.dtype.kind == "f":
+        masks = target > 0.5
+    else:
+        names = np.arange(channels) if channels > 1 else np.array([1])
+        masks = target[:, None] == names.reshape(-1, *[1] * len(space))
+        masks &= (target != ignore_index)[:, None] if ignore_index is not None else True
+    sides = masks[:, 1:].any(1, keepdims=True) if mode == "softmax" else masks
+    cross = ndimage.generate_binary_structure(len(space), 1)
+    around = np.array([[ndimage.binary_dilation(thin(side), cross, 2) for side in sample] for sample in sides])
+    tubes = masks & around.reshape(sides.shape)
+    common |= {"mode": mode, "ignore_index": ignore_index}
+    return S.skeleton_recall_loss(logits, target, weight, tubes=tubes.astype(float), **common)
 
 
 def variant(cls: type[L.Loss], **own: Any) -> Case:
@@ -100,7 +148,46 @@ SORTED = {
     "exempt": {"C8a": "has no form for soft labels", "C15": "kinks where errors change places"},
 }
 TWO_KINDS_OF_ERROR = {"C9c": "hinge errors in sigmoid mode, of probabilities in softmax mode"}
-# C8a holds for compounds: the kink of the region part at p = y outweighs a voxel part that is not a proper score.
+MASKS_ONLY = {
+    "C8a": "takes a soft target for the mask above 0.5",
+    "C8d": "as C8a",
+}
+DIAGONAL = {"C1a": "the diagonal is that of the whole image"}
+BLIND = {
+    "C1c": "thin errors in a small image cost nothing, and have no gradient",
+    "C8a": "errors below 0.7 cost nothing",
+    "C8d": "as C8a",
+    "C9a": "as C1c",
+    "C9b": "as C1c",
+    "C22": "as C1c",
+}
+POINTS = {
+    "C1a": "the largest distance is the diagonal of the whole image",
+    "C3a": "a probability of 1e-9 shows beside its epsilon",
+    "C4": "divides by an epsilon of 1e-6",
+    "C10d": "an epsilon beside the sum of weighted probabilities",
+}
+SKELETON = {"C22": "a shift by less than the width of an object leaves its skeleton inside"}
+RECALL = {
+    "C1a": "where the image ends an object goes on, for the thinning, and at ignored voxels it does not",
+    "C1g": "an absent class has nothing to be recalled",
+    "C2b": "false positives are free by definition",
+    "C2c": "looks at the middle of an object only",
+    "C3": "an absent class is left out under both policies",
+    "C3c": "as C2b",
+}
+ONE_DIVISOR = {"C9a": "one divisor over all channels, the number of those selected"}
+WINDOWS = {
+    "C1a": "windows that end at ignored voxels differ from those that are mirrored at the border of the image",
+    "C22": "divides by the number of selected voxels, so that more of them may cost less",
+}
+BATCH_MAXIMUM = {"C11": "the largest error is that of the batch", "C12": "as C11"}
+PATCHES = {
+    "C1a": "patches with ignored voxels differ from those at the border of the image",
+    "C10d": "voxel weights multiply its cross entropy only",
+    "C22": "the mutual information does not know a mask from its complement",
+}
+# C8a holds# C8a holds for compounds: the kink of the region part at p = y outweighs a voxel part that is not a proper score.
 TWO_PARTS = {"C9c": "of two classes, its voxel part would need both and its region part only the foreground"}
 
 CASES = [
@@ -177,8 +264,88 @@ CASES = [
         pooled=True,
         exempt=TWO_PARTS,
     ),
+    *of_maps(
+        L.BoundaryLoss,
+        B.boundary_loss,
+        {},
+        {"inside": "plain", "scale_free": True},
+        relative=True,
+        minimum=-math.inf,
+        exempt=MASKS_ONLY | DIAGONAL,
+    ),
+    *of_maps(L.HausdorffDTLoss, B.hausdorff_dt_loss, {}),
+    *of_maps(
+        L.HausdorffDTLoss,
+        B.hausdorff_dt_loss,
+        {"alpha": 1.0, "one_sided": True, "scale_free": True},
+        exempt=DIAGONAL,
+    ),
+    *of_maps(
+        L.HausdorffErosionLoss,
+        B.hausdorff_erosion_loss,
+        {},
+        {"rescale": False},
+        exempt=BLIND | {"C1a": "as the kernel spans axes longer than 1"},
+    ),
+    *of_maps(L.HausdorffConvLoss, B.hausdorff_conv_loss, {}, exempt=BLIND),
+    *of_maps(L.HausdorffConvLoss, B.hausdorff_conv_loss, {"radii": [1, 2]}, exempt={"C9b": BLIND["C9b"]}),
+    *of_maps(
+        L.WeightedHausdorffLoss,
+        B.weighted_hausdorff_loss,
+        {},
+        {"exponent": -3.0, "max_points": 2},
+        relative=True,
+        exempt=MASKS_ONLY | POINTS,
+    ),
+    *of_maps(
+        L.AverageHausdorffLoss,
+        B.average_hausdorff_loss,
+        {},
+        {"combine": "max"},
+        {"combine": "sum", "balanced": True, "scale_free": True},
+        exempt=MASKS_ONLY | DIAGONAL,
+    ),
+    *of_maps(L.BoundaryDoULoss, B.boundary_dou_loss, {}, {"smooth": 0.5}),
+    *of_maps(L.GeneralizedSurfaceLoss, B.generalized_surface_loss, {}, exempt={"C8a": MASKS_ONLY["C8a"]}),
+    *rows(
+        L.ShapeAwareLoss,
+        B.shape_aware_loss,
+        {},
+        {"scale_free": True},
+        spatial=True,
+        exempt=DIAGONAL | {"C9a": "one divisor over all channels, the number of wrong ones"},
+    ),
+    *rows(L.DistancePenalizedCELoss, B.distance_penalized_ce_loss, {}, spatial=True),
+    *rows(
+        L.StructuralSimilarityLoss,
+        S.structural_similarity_loss,
+        {},
+        {"ignored": "zero", "stabilizer": 0.1, "ce_weight": 0.2},
+        spatial=True,
+        exempt=WINDOWS | ONE_DIVISOR,
+    ),
+    *rows(
+        L.StructuralSimilarityLoss,
+        S.structural_similarity_loss,
+        {"threshold_scope": "batch", "padding": "zeros", "window_size": 5},
+        spatial=True,
+        exempt=WINDOWS | ONE_DIVISOR | BATCH_MAXIMUM,
+    ),
+    *rows(
+        L.RMILoss,
+        S.rmi_loss,
+        {"radius": 2, "downsample": 1},
+        {"radius": 1, "downsample": 2, "downsample_mode": "max"},
+        spatial=True,
+        relative=True,
+        minimum=-math.inf,
+        exempt=PATCHES,
+    ),
+    *of_maps(L.SoftClDiceLoss, S.soft_cldice_loss, {}, {"iterations": 20, "smooth": 0.1}, exempt=MASKS_ONLY | SKELETON),
+    *of_maps(L.SkeletonRecallLoss, skeleton_recall, {}, {"smooth": 0.0}, exempt=MASKS_ONLY | SKELETON | RECALL),
 ]
-DEFAULTS = [case for case in CASES if not case.own]
+DEFAULTS = list({case.cls: case for case in reversed(CASES)}.values())[::-1]
+"""One row of each loss: with its default arguments, but for RMI, whose patches small images do not hold."""
 
 
 def part(cls: type[L.Loss], formula: Callable[..., Any], region: bool, **own: Any) -> Case:
@@ -220,7 +387,7 @@ SPACES = {"1d": (13,), "2d": (5, 4), "3d": (3, 4, 3)}
 
 def in_each_space(cases: list[Case], spaces: dict[str, tuple[int, ...]] = SPACES) -> list[Any]:
     """Pairs of a row and the shape of an image: all rows in 2D, in 1D and 3D one row of each loss."""
-    pairs = [(case, dims) for case in cases for dims in spaces if dims == "2d" or not case.own]
+    pairs = [(case, dims) for case in cases for dims in spaces if dims == "2d" or case.leading]
     return [pytest.param(case, spaces[dims], id=f"{case}-{dims}") for case, dims in pairs]
 
 

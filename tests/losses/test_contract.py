@@ -87,7 +87,7 @@ def changed(target, condition, mode):
 def matrix():
     """All in 2D. In 1D and 3D one row of each loss, in float64: neither its own arguments nor types know of dims."""
     for case, dims, setting, condition in itertools.product(CASES, SPACES, SETTINGS, CONDITIONS):
-        needed = dims == "2d" or not (case.own or condition in TOLERANCE)
+        needed = dims == "2d" or (case.leading and condition not in TOLERANCE)
         if needed and not (case.hard_only and SETTINGS[setting][1] == "soft"):
             yield pytest.param(case, dims, setting, condition, id=f"{case}-{dims}-{setting}-{condition}")
 
@@ -112,7 +112,8 @@ def test_contract(case, dims, setting, condition):
     assert each.isfinite().all()
     assert value >= case.minimum - (1e-6 if narrow else 1e-12) * (case.minimum != 0)
     assert gradient.isfinite().all()
-    assert not gradient.movedim(1, -1)[ignored].any()
+    if "ignore_index" in common or not case.spatial:  # a voxel of weight 0 is still a neighbour of others
+        assert not gradient.movedim(1, -1)[ignored].any()
     if condition == "all ignored":
         if "ignore_index" in common:
             assert value == 0

@@ -24,6 +24,7 @@ GRIDS = {"1d": (24,), "2d": (16, 16), "3d": (12, 12, 12)}
 IMAGES = {"1d": (40,), "2d": (32, 32), "3d": (4, 6, 5), "one row": (4, 1), "large": (200, 200)}
 REGION = [c for c in CASES if c.region]
 
+pytestmark = pytest.mark.filterwarnings("ignore:SoftClDiceLoss")  # wide objects are all that matters here
 both_modes = pytest.mark.parametrize("mode", MODES)
 region_cases = pytest.mark.parametrize("case", REGION, ids=repr)
 
@@ -43,8 +44,10 @@ def foreground(value, space, mode):
 @both_modes
 def test_c2a_clean_prediction_of_an_empty_target(case, space, mode):
     target = torch.zeros(1, *space, dtype=torch.long)
-    clean = binary(case, mode)(foreground(-case.margin, space, mode), target)
-    assert 0 <= clean - case.minimum <= 1e-3
+    loss = binary(case, mode)
+    clean = loss(foreground(-case.margin, space, mode), target)
+    best = case.best(target, 1 if mode == "sigmoid" else 2, mode, classes=loss.classes)
+    assert -1e-12 * case.relative <= clean - best <= 1e-3
 
 
 @pytest.mark.parametrize("case", exempt_from("C2a"), ids=repr)
@@ -75,7 +78,7 @@ def test_c2b_false_positives_on_an_empty_target(case, space, mode):
     assert to_p.abs().max() >= 0.5 / (channels * target.numel())
 
 
-@region_cases
+@pytest.mark.parametrize("case", held_to("C2b", REGION), ids=repr)
 @pytest.mark.parametrize("space", GRIDS.values(), ids=GRIDS)
 def test_c2_with_several_foreground_classes(case, space):
     """Only the foreground is scored and none of it is there. (By voxel, `classes` drops the terms of other labels.)"""
@@ -107,7 +110,8 @@ def test_c2c_missed_object_has_a_gradient(case, space, mode):
     inside = (2 * target - 1)[:, None]
     along = (gradient[:, -1:] * inside).sum() - (gradient[:, :-1] * inside).sum()
     assert along < -1e-4
-    assert (gradient[:, -1][target == 1] < 0).all()
+    if not case.spatial:  # others have voxels that do not matter: on the boundary, or far from a skeleton
+        assert (gradient[:, -1][target == 1] < 0).all()
 
 
 def with_absent_channels(case, mode):
@@ -132,14 +136,14 @@ def test_c3a_one_of_many_classes_all_wrong_is_one():
     logits = margins(torch.full((2, 8, 8), 7), 21, 30.0, "softmax")
     expected = {L.LogCoshDiceLoss: math.log(math.cosh(1)), L.SensitivitySpecificityLoss: 0.05}  # of negatives: none
     for case in REGION:
-        if not case.own:
+        if case.leading and not case.spatial:
             value = case.build()(logits, target).item()
             assert value == pytest.approx(expected.get(case.cls, 1), abs=1e-6), case
 
 
 @pytest.mark.parametrize(
     ("case", "space"),
-    [pytest.param(c, s, id=f"{c}-{n}") for n, s in IMAGES.items() for c in held_to("C3b") if n == "2d" or not c.own],
+    [pytest.param(c, s, id=f"{c}-{n}") for n, s in IMAGES.items() for c in held_to("C3b") if n == "2d" or c.leading],
 )
 @both_modes
 def test_c3b_perfect_prediction_with_absent_classes_is_the_minimum(case, space, mode):
@@ -148,7 +152,8 @@ def test_c3b_perfect_prediction_with_absent_classes_is_the_minimum(case, space, 
     target[1] = 0
     logits = margins(target, 5, case.margin, mode)
     for options in policies(case):
-        assert 0 <= case.build(mode=mode, **options)(logits, target) - case.minimum < 1e-3
+        above = case.build(mode=mode, **options)(logits, target) - case.best(target, 5, mode, **options)
+        assert -1e-12 * case.relative <= above < 1e-3
 
 
 @pytest.mark.parametrize("case", exempt_from("C3b"), ids=repr)
@@ -167,10 +172,10 @@ def test_c3c_nothing_scored_present_behaves_as_count(case, mode):
     torch.testing.assert_close(
         value_and_gradient(skip, logits, target), value_and_gradient(count, logits, target), rtol=0, atol=0
     )
-    assert skip(logits, target) > case.minimum + 0.05
+    assert case.relative or skip(logits, target) > case.minimum + 0.05
 
 
-@pytest.mark.parametrize("case", [c for c in DEFAULTS if c.region], ids=repr)
+@pytest.mark.parametrize("case", [c for c in held_to("C3", DEFAULTS) if c.region], ids=repr)
 @both_modes
 def test_c3_policies_differ_where_a_class_is_absent(case, mode):
     logits, target = batch(mode=mode)

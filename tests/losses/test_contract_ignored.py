@@ -63,7 +63,7 @@ def test_c1c_logits_of_ignored_voxels_do_not_matter(case, mode, dtype):
     loss = case.build(mode=mode, ignore_index=VOID)
     value, gradient = value_and_gradient(loss, logits, target)
     ignored = (target == VOID)[:, None].expand_as(logits)
-    assert gradient[~ignored].any()
+    assert "C1c" in case.exempt or gradient[~ignored].any()
     for bad in (torch.nan, torch.inf, -torch.inf):
         for channels in (slice(None), slice(1, 2)):
             spoilt = logits.clone()
@@ -104,7 +104,8 @@ def test_c1e_ignored_sample_is_left_out_of_the_mean(case, mode):
         torch.testing.assert_close(value, case.build(mode=mode, **options)(kept_logits, kept), rtol=1e-12, atol=1e-14)
         each = case.build(mode=mode, ignore_index=VOID, reduction="none", **options)(logits, target)
         assert each[0] == 0
-        assert (each[1:] > case.minimum).all()
+        assert (each[1:] >= case.minimum).all()
+        assert each[1:].any()
 
 
 @both_modes
@@ -139,7 +140,7 @@ def test_c1g_ignore_index_is_a_label_never_a_channel(case, mode):
         found.append(value_and_gradient(loss, logits, target.masked_fill(void, index)))
     for other in found[1:]:
         torch.testing.assert_close(other, found[0], rtol=0, atol=0)
-    assert found[2][1][:, 1].any(), "the channel of the ignored label is still scored"
+    assert "C1g" in case.exempt or found[2][1][:, 1].any(), "the channel of the ignored label is still scored"
 
 
 @every_loss

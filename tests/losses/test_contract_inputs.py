@@ -91,7 +91,7 @@ def test_c7a_shapes_that_do_not_fit(case, logits, target, weight, word):
 @every_loss
 def test_c7a_softmax_of_one_channel(case):
     with pytest.raises(ValueError, match='mode="sigmoid"'):
-        case.build()(Z[:, :1], Y)
+        case.build(mode="softmax")(Z[:, :1], Y)
 
 
 @every_loss

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import delineate.losses as L
-from losses.cases import DEFAULTS, MODES, batch, value_and_gradient, variant
+from losses.cases import DEFAULTS, MODES, batch, held_to, value_and_gradient, variant
 
 LOSS_SCALE = 4096
 HALVES = (torch.float16, torch.bfloat16)
@@ -15,6 +15,17 @@ VARIANTS = [
     variant(L.CrossEntropyLoss, normalize="weight"),
 ]
 
+UNBOUNDED = (
+    L.BoundaryLoss,
+    L.HausdorffDTLoss,
+    L.HausdorffErosionLoss,
+    L.HausdorffConvLoss,
+    L.WeightedHausdorffLoss,
+    L.AverageHausdorffLoss,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:SoftClDiceLoss")  # wide objects are as good as any here
+by_type = pytest.mark.parametrize("case", held_to("C4", VARIANTS), ids=repr)
 every_loss = pytest.mark.parametrize("case", VARIANTS, ids=repr)
 both_modes = pytest.mark.parametrize("mode", MODES)
 
@@ -41,10 +52,10 @@ def assert_as_float64(loss, minimum, logits, target):
     assert abs(value - expected) < 1e-3
     assert gradient.isfinite().all()
     stored = (LOSS_SCALE * expected_gradient).to(logits.dtype).double()
-    assert (gradient.double() - stored).norm() < 1e-2 * stored.norm()
+    assert (gradient.double() - stored).norm() <= 1e-2 * stored.norm()
 
 
-@every_loss
+@by_type
 @both_modes
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 def test_c4a_c4b_half_precision(case, mode, dtype):
@@ -55,7 +66,7 @@ def test_c4a_c4b_half_precision(case, mode, dtype):
 
 
 @pytest.mark.slow
-@every_loss
+@by_type
 @both_modes
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize(("samples", "space"), LARGE.values(), ids=LARGE)
@@ -65,24 +76,25 @@ def test_c4a_c4b_half_precision_at_full_size(case, mode, dtype, samples, space):
         assert_as_float64(case.build(mode=mode), case.minimum, logits.to(dtype), labels)
 
 
-@every_loss
+@by_type
 @both_modes
 def test_c4_c21_float32(case, mode):
     labels, random, confident = scene(1, (272, 272))
     loss = case.build(mode=mode)
     order = 1e-5 if case.hard_only else 1e-6  # errors that float32 cannot tell apart change places in the order
-    lifted = 2e-3 if case.cls is L.ExponentialLogarithmicLoss else 1e-3  # a power of 0.3 of what follows
+    power = case.cls in (L.ExponentialLogarithmicLoss, L.HausdorffConvLoss)  # 0.3, or 3, of what follows
+    lifted = 2e-3 if power else 1e-3
     for logits, close in ((random, order), (confident, lifted)):  # the log-sum-exp is rounded at 1e-6, 1 - p is 5e-5
         value, gradient = value_and_gradient(loss, logits, labels)
         expected, expected_gradient = value_and_gradient(loss, logits.double(), labels)
         torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-7)
-        assert (gradient - expected_gradient).norm() < close * expected_gradient.norm()
+        assert (gradient - expected_gradient).norm() <= close * expected_gradient.norm()
 
 
 @pytest.mark.parametrize(
     ("case", "kind"),
     [
-        *((c, "labels") for c in VARIANTS),
+        *((c, "labels") for c in held_to("C4", VARIANTS)),
         *((c, "dense") for c in VARIANTS if c.cls in (L.CrossEntropyLoss, L.DiceLoss)),
     ],
     ids=repr,
@@ -132,7 +144,7 @@ def test_c4c_result_is_float32_and_float64_for_float64(case, mode, reduction):
                 assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
 
 
-@pytest.mark.parametrize("case", [c for c in VARIANTS if c.region], ids=repr)
+@pytest.mark.parametrize("case", [c for c in VARIANTS if c.region and c.cls not in UNBOUNDED], ids=repr)
 @both_modes
 def test_c4a_region_losses_stay_within_their_range(case, mode):
     """Rounding of two sums that should be equal makes no loss negative, and stops no gradient."""

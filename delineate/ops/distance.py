@@ -1,0 +1,156 @@
+"""Exact Euclidean distances from every voxel to the other side of a mask, squared.
+
+A mask is a class of a label map, or a channel of a dense map above 0.5. With g its valid voxels,
+
+    d(i) = distance from voxel i to the nearest valid voxel outside g, for i in g, and elsewhere to the nearest in g
+
+so one map serves both sides: the signed distance is -d in g and +d outside. Ignored voxels are on neither side:
+distances pass through them, and there the map is 0. A mask without another side (empty, or all valid voxels) has the
+distance 1 everywhere, so that nothing derived from it is infinite. Squared distances are what the transform yields;
+with unit or integer spacing they are exact in float32.
+
+On the CPU the transform is that of the library edt, one mask a thread. Elsewhere it is separable: along each axis in
+turn, the smallest sum of what was found so far and the squared offset, by as many elementwise minima as the axis has
+offsets, for all masks at once and without a look at the data from the host.
+"""
+
+from collections.abc import Sequence
+
+import edt
+import numpy as np
+import torch
+from torch import Tensor
+
+from delineate.ops.threads import in_threads
+from delineate.ops.transforms import batched
+
+
+def read_masks(target: Tensor, channels: int, ignored: Tensor | None) -> Tensor:
+    """What a label map or a dense map says of each channel, as masks (N, C, *S) bool without ignored voxels.
+
+    Args:
+        target: labels (N, *S) of any integer dtype or bool, with C = 1 of 0 and 1; or a float map (N, C, *S).
+        ignored: (N, *S) bool, or None.
+    """
+    if target.is_floating_point():
+        masks = target > 0.5
+    else:
+        names = torch.arange(channels, device=target.device) if channels > 1 else torch.ones(1, device=target.device)
+        masks = target.long()[:, None] == names.long().view(1, -1, *[1] * (target.ndim - 1))
+    return masks if ignored is None else masks & ~ignored[:, None]
+
+
+@torch.library.custom_op("delineate::squared_distances", mutates_args=())
+def squared_distances(target: Tensor, channels: int, ignored: Tensor | None, spacing: Tensor | None) -> Tensor:
+    """Squared distance of each voxel to the other side, for each channel.
+
+    Args:
+        target, channels, ignored: see `read_masks`.
+        spacing: size of a voxel along each axis, (N, dims) float64; None: 1.
+
+    Returns:
+        (N, C, *S) float32.
+    """
+    masks = read_masks(target, channels, ignored)
+    if masks.device.type != "cpu":
+        return _separable(masks, ignored, spacing).contiguous()
+    found = torch.empty(masks.shape, dtype=torch.float32)
+    sizes = _sizes(spacing, masks)
+
+    def write(place: tuple[int, int]) -> None:
+        n, c = place
+        void = None if ignored is None else ignored[n].numpy()
+        found[n, c] = torch.from_numpy(_of_mask(masks[n, c].numpy(), void, sizes[n]))
+
+    in_threads(write, [(n, c) for n in range(len(masks)) for c in range(channels)])
+    return found
+
+
+@torch.library.custom_op("delineate::squared_label_distances", mutates_args=())
+def squared_label_distances(labels: Tensor, ignored: Tensor | None, spacing: Tensor | None) -> Tensor:
+    """Squared distance of each voxel to the nearest valid voxel of another label; 1 where there is none.
+
+    Args:
+        labels: (N, *S) of any integer dtype or bool. ignored, spacing: as above.
+
+    Returns:
+        (N, *S) float32, 0 at ignored voxels.
+    """
+    labels, sizes = labels.long(), _sizes(spacing, labels[:, None])
+    if labels.device.type != "cpu" or (ignored is not None and ignored.any()):
+        found = torch.zeros(labels.shape, dtype=torch.float32, device=labels.device)
+        for label in labels.unique().tolist():  # one side after the other: distances must pass through ignored voxels
+            on = labels == label
+            on = on if ignored is None else on & ~ignored
+            to_others = squared_distances(on.float()[:, None], 1, ignored, spacing)[:, 0]
+            found = torch.where(on, to_others, found)
+        return found.contiguous()
+    if not labels.numel():
+        return torch.empty(labels.shape, dtype=torch.float32)
+    names = labels.long()  # of bool and unsigned labels there is no smallest one
+    names = (names - names.min() + 1).numpy().astype(np.uint32)
+    return torch.stack([torch.from_numpy(_finite(_edt(one, size))) for one, size in zip(names, sizes, strict=True)])
+
+
+def _sizes(spacing: Tensor | None, masks: Tensor) -> list[tuple[float, ...]]:
+    """Size of a voxel along each axis, for each sample."""
+    if spacing is None:
+        return [(1.0,) * (masks.ndim - 2)] * len(masks)
+    return [tuple(row) for row in spacing.tolist()]
+
+
+def _of_mask(mask: np.ndarray, ignored: np.ndarray | None, size: Sequence[float]) -> np.ndarray:
+    """Of one mask (*S) without ignored voxels."""
+    if ignored is None or not ignored.any():
+        return _finite(_edt(mask.view(np.uint8) + np.uint8(1), size))
+    inside, outside = _edt((mask | ignored).view(np.uint8), size), _edt((~mask).view(np.uint8), size)
+    found = np.where(mask, inside, outside)
+    return np.where(ignored, 0, np.where(np.isinf(found), 1, found))
+
+
+def _edt(labels: np.ndarray, size: Sequence[float]) -> np.ndarray:
+    """Squared distance to the nearest voxel of another label; infinite where there is none. The label 0 has 0."""
+    return edt.edtsq(np.ascontiguousarray(labels), anisotropy=size if labels.ndim > 1 else size[0], parallel=1)
+
+
+def _finite(found: np.ndarray) -> np.ndarray:
+    """The same, or 1 everywhere if it is infinite: it is so at one voxel only if it is so at all."""
+    return np.ones_like(found) if found.size and np.isinf(found.flat[0]) else found
+
+
+def _separable(masks: Tensor, ignored: Tensor | None, spacing: Tensor | None) -> Tensor:
+    """Of masks (N, C, *S) without ignored voxels, by plain tensor operations."""
+    others = ~masks if ignored is None else ~(masks | ignored[:, None])
+    to_masks, to_others = (_to_nearest(places, spacing) for places in (masks, others))
+    found = torch.where(masks, to_others, to_masks)
+    found = torch.where(found.isinf(), 1, found)
+    return found if ignored is None else found.masked_fill(ignored[:, None], 0)
+
+
+def _to_nearest(places: Tensor, spacing: Tensor | None) -> Tensor:
+    """Squared distance to the nearest of the places (N, C, *S); infinite where there are none."""
+    found = torch.full(places.shape, torch.inf, device=places.device).masked_fill_(places, 0)
+    for dim in range(2, places.ndim):
+        before, size = found.clone(), places.shape[dim]
+        step = 1.0 if spacing is None else spacing[:, dim - 2].float().view(-1, *[1] * (places.ndim - 1))
+        for offset in range(1, size):
+            far = before + (step * offset) ** 2
+            for at, of in ((0, offset), (offset, 0)):
+                here = found.narrow(dim, at, size - offset)
+                torch.minimum(here, far.narrow(dim, of, size - offset), out=here)
+    return found
+
+
+@squared_distances.register_fake
+def _(target, channels, ignored, spacing):
+    space = target.shape[2:] if target.is_floating_point() else target.shape[1:]
+    return target.new_empty(target.shape[0], channels, *space, dtype=torch.float32)
+
+
+@squared_label_distances.register_fake
+def _(labels, ignored, spacing):
+    return labels.new_empty(labels.shape, dtype=torch.float32)
+
+
+squared_distances.register_vmap(batched(squared_distances))
+squared_label_distances.register_vmap(batched(squared_label_distances))
