@@ -47,7 +47,7 @@ class Pair:
     ours: str  # an expression
     peer: str
     theirs: LossFunction
-    at_most: float | None = 1  # the target: our time over the peer's
+    at_most: float | None  # the target: our time over the peer's
 
     @property
     def name(self) -> str:
@@ -68,21 +68,21 @@ def blobs(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 def hausdorff(foreground: str) -> Pair:
     loss = monai.losses.HausdorffDTLoss(include_background=False, to_onehot_y=True, softmax=True)
-    return Pair(f"HausdorffDT(classes={foreground})", "MONAI HausdorffDTLoss", lambda z, y: loss(z, y[:, None]))
+    return Pair(f"HausdorffDT(classes={foreground})", "MONAI HausdorffDTLoss", lambda z, y: loss(z, y[:, None]), 0.2)
 
 
 def erosion(dimensions: int) -> Pair:
     """kornia wants probabilities and labels (N, 1, *S), and scores class 0 too."""
     kind = kornia.losses.HausdorffERLoss3D if dimensions == 3 else kornia.losses.HausdorffERLoss
     loss = kind(alpha=2.0, k=10)
-    return Pair("HausdorffErosion", f"kornia {kind.__name__}", lambda z, y: loss(z.softmax(1), y[:, None]))
+    return Pair("HausdorffErosion", f"kornia {kind.__name__}", lambda z, y: loss(z.softmax(1), y[:, None]), 0.1)
 
 
 def cl_dice(foreground: str, iterations: int) -> Pair:
     """MONAI adds up all classes before the ratio; ours is one ratio a class. The skeletons are the same."""
     loss = monai.losses.SoftclDiceLoss(iter_=iterations, include_background=False, to_onehot_y=True, softmax=True)
     ours = f"SoftClDice(iterations={iterations}, classes={foreground})"
-    return Pair(ours, f"MONAI SoftclDiceLoss, {iterations}", lambda z, y: loss(z, y[:, None]))
+    return Pair(ours, f"MONAI SoftclDiceLoss, {iterations}", lambda z, y: loss(z, y[:, None]), 0.2)
 
 
 def pairs(classes: int, dimensions: int, long: bool) -> Iterator[Pair]:
@@ -94,10 +94,10 @@ def pairs(classes: int, dimensions: int, long: bool) -> Iterator[Pair]:
     if long:
         yield cl_dice(foreground, 10)
     yield erosion(dimensions)
-    yield Pair("Boundary", "MONAI BoundaryLoss", lambda z, y: boundary(z, y[:, None]))
-    yield Pair("StructuralSimilarity", "torch CE", cross_entropy, at_most=4)
+    yield Pair("Boundary", "MONAI BoundaryLoss", lambda z, y: boundary(z, y[:, None]), 0.2)
+    yield Pair("StructuralSimilarity", "torch CE", cross_entropy, 4)
     for name in INFORMATION:
-        yield Pair(name, "torch CE", cross_entropy, at_most=None)
+        yield Pair(name, "torch CE", cross_entropy, None)
 
 
 def verdict(pair: Pair, ours: Row, theirs: Row) -> str:

@@ -15,7 +15,7 @@ import delineate.losses as public
 from delineate.losses import counts, loss, voxel
 
 DOCS = Path(__file__).parent
-PART_OF = {"lovasz": "region"}
+PART_OF = {"lovasz": "region", "hausdorff": "boundary"}
 """Modules that belong to the family of another one."""
 COMMON = {
     "Loss": "every-loss",
@@ -99,6 +99,7 @@ def linked(text: str, base: str) -> str:
         for cls in all_of
     }
     pages |= {name: f"losses.md#{heading}" for name, heading in COMMON.items()}
+    pages |= {f"delineate.losses.{family}": f"losses/{family}.md" for family in families()}
 
     def link(match: re.Match) -> str:
         return f"[{match[0]}]({base}{pages[match[1]]})" if match[1] in pages else match[0]

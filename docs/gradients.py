@@ -6,6 +6,7 @@ build.py writes the texts, to docs/gradients.json.
 
 import io
 import json
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,7 +71,9 @@ def asked(cls: type, shown: Example) -> np.ndarray:
     """Minus the gradient to the foreground logit: where the loss wants more of it, and where less."""
     logit = torch.from_numpy(shown.logit)
     logits = torch.stack([torch.zeros_like(logit), logit])[None].requires_grad_()
-    cls()(logits, torch.from_numpy(shown.target).long()[None]).backward()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a background wider than a loss of skeletons reaches
+        cls()(logits, torch.from_numpy(shown.target).long()[None]).backward()
     return -logits.grad[0, 1].numpy()
 
 

@@ -40,7 +40,7 @@ from delineate.losses.region import (
     SensitivitySpecificityLoss,
     TverskyLoss,
 )
-from delineate.losses.schedule import Schedule
+from delineate.losses.schedule import Balanced, Schedule
 from delineate.losses.structure import RMILoss, SkeletonRecallLoss, SoftClDiceLoss, StructuralSimilarityLoss
 
 __all__ = [  # noqa: RUF022  (grouped by family: the table of contents)
@@ -85,6 +85,7 @@ __all__ = [  # noqa: RUF022  (grouped by family: the table of contents)
     "UnifiedFocalLoss",
     # wrappers: around any of them
     "Schedule",
+    "Balanced",
     "DeepSupervision",
     # building blocks
     "Loss",

@@ -67,7 +67,7 @@ class BoundaryLoss(DistanceLoss):
         self.inside = self._option("inside", inside, INSIDE)
 
     def sums(self, inputs: Inputs) -> list[Tensor]:
-        p, distances = inputs.probabilities(self.mode, self.ignore_index), self.distances(inputs)
+        p, distances = self.probabilities(inputs), self.distances(inputs)
         return [self.map_sum(inputs, p * self._signed(inputs, p, distances))]
 
     def _signed(self, inputs: Inputs, p: Tensor, distances: Distances) -> Tensor:
@@ -176,7 +176,8 @@ class BoundaryDoULoss(MapLoss):
         self.smooth = self._number("smooth", smooth, 0)
 
     def sums(self, inputs: Inputs) -> list[Tensor]:
-        return list(inputs.geometry(Geometry("contour_sizes"), self.ignore_index).unbind(1))
+        sizes = inputs.geometry(Geometry("contour_sizes"), self.ignore_index)
+        return [self.of_scored(table) for table in sizes.unbind(1)]
 
     def class_loss(self, sums: list[Tensor], counts: Counts) -> Tensor:
         contour, size = sums
@@ -215,7 +216,7 @@ class GeneralizedSurfaceLoss(DistanceLoss):
     """
 
     def sums(self, inputs: Inputs) -> list[Tensor]:
-        p, squared = inputs.probabilities(self.mode, self.ignore_index), self.distances(inputs).to_other_side(True)
+        p, squared = self.probabilities(inputs), self.distances(inputs).to_other_side(squared=True)
         wrong_side = (1 - self.target(inputs, p) - p).square()
         return [self.map_sum(inputs, squared * wrong_side), self.map_sum(inputs, squared)]
 

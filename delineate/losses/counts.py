@@ -190,7 +190,7 @@ class MapLoss(PoolLoss):
 
     @abstractmethod
     def sums(self, inputs: Inputs) -> list[Tensor]:
-        """What the formula is made of besides the counts, by sample and class: (N, C) each."""
+        """What the formula is made of besides the counts, by sample and scored class: (N, K) each."""
 
     @abstractmethod
     def class_loss(self, sums: list[Tensor], counts: Counts) -> Tensor:
@@ -204,13 +204,42 @@ class MapLoss(PoolLoss):
 
     def compute(self, inputs: Inputs) -> Tensor:
         found = inputs.overlap(self.mode, self.ignore_index)
-        counts, sums = Counts.of(found), torch.stack([table.double() for table in self.sums(inputs)])
+        self.scored(inputs.shape[1], inputs.logits.device)  # raises for classes that are no channels
+        tables = [self.of_all(table.double(), inputs.shape[1]) for table in self.sums(inputs)]
+        counts, sums = Counts.of(found), torch.stack(tables)
         if self.pool == "batch":
             counts, sums = counts.pooled(), sum_over_ranks(sums.sum(1, keepdim=True))
         return self.pool_rows(self.row_loss(list(sums), counts), found.valid > 0, (counts.valid > 0).any())
 
+    def probabilities(self, inputs: Inputs) -> Tensor:
+        """Of the scored channels, (N, K, *S)."""
+        return self.of_scored(inputs.probabilities(self.mode, self.ignore_index))
+
+    def target(self, inputs: Inputs, p: Tensor, hard: bool = False) -> Tensor:
+        """The target of the scored channels as numbers like `p`; or its masks, without ignored voxels."""
+        on = inputs.channels_on()
+        if hard:
+            valid = inputs.valid(self.ignore_index)
+            on = on > 0.5 if inputs.dense else on if valid is None else on & valid[:, None]
+        return self.of_scored(on.view(inputs.shape)).to(p.dtype)
+
+    def of_scored(self, maps: Tensor) -> Tensor:
+        """The scored channels of maps (N, C, *S), in their order: what is dear is computed for these only."""
+        if self.classes is None:
+            return maps
+        scored = sorted(self.classes)
+        run = scored == list(range(scored[0], scored[-1] + 1))
+        return maps.narrow(1, scored[0], len(scored)) if run else maps[:, scored]
+
+    def of_all(self, table: Tensor, channels: int) -> Tensor:
+        """A table of the scored channels (N, K) as one of all, (N, C)."""
+        if self.classes is None:
+            return table
+        places = torch.tensor(sorted(self.classes), device=table.device)
+        return table.new_zeros(len(table), channels).index_copy(1, places, table)
+
     def map_sum(self, inputs: Inputs, values: Tensor) -> Tensor:
-        """Weighted sum over the valid voxels of each sample and channel: (N, C, *S) -> (N, C)."""
+        """Weighted sum over the valid voxels of each sample and channel: (N, K, *S) -> (N, K)."""
         weight = inputs.valid_weight(self.ignore_index)
         values = values.flatten(2)
         return (values if weight is None else values * weight[:, None].to(values.dtype)).sum(2)

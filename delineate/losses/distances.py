@@ -3,7 +3,7 @@
 See `delineate.losses.boundary` for the conventions.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Unpack
 
 import torch
@@ -39,10 +39,18 @@ class Distances:
     Args:
         spacing: that of the loss; None: that of the target, or 1.
         scale_free: whether distances are divided by the diagonal.
+        pick: takes from maps of all channels those that are wanted; None: all.
     """
 
-    def __init__(self, inputs: Inputs, ignore_index: int | None, spacing: tuple[float, ...] | None, scale_free: bool):
-        self.inputs, self.ignore_index, self.spacing = inputs, ignore_index, spacing
+    def __init__(
+        self,
+        inputs: Inputs,
+        ignore_index: int | None,
+        spacing: tuple[float, ...] | None,
+        scale_free: bool,
+        pick: Callable[[Tensor], Tensor] | None = None,
+    ):
+        self.inputs, self.ignore_index, self.spacing, self.pick = inputs, ignore_index, spacing, pick
         self.dtype = torch.float64 if inputs.logits.dtype == torch.float64 else torch.float32
         self.size = inputs.voxel_size(spacing, ignore_index)
         diagonal = self._diagonal()
@@ -52,8 +60,9 @@ class Distances:
         """The diagonal of each image, (N,) float64."""
 
     def to_other_side(self, squared: bool = False) -> Tensor:
-        """Distance of each voxel to the other side of the target's masks, (N, C, *S)."""
-        return self._scaled(self.inputs.geometry(Geometry("distances", self.spacing), self.ignore_index), squared)
+        """Distance of each voxel to the other side of the target's masks, (N, K, *S)."""
+        found = self.inputs.geometry(Geometry("distances", self.spacing), self.ignore_index)
+        return self._scaled(self.pick(found) if self.pick else found, squared)
 
     def to_other_label(self) -> Tensor:
         """Distance of each voxel to the nearest one of another label, (N, 1, *S)."""
@@ -115,12 +124,4 @@ class DistanceLoss(MapLoss):
         self.needs = (Geometry("distances", self.spacing),)
 
     def distances(self, inputs: Inputs) -> Distances:
-        return Distances(inputs, self.ignore_index, self.spacing, self.scale_free)
-
-    def target(self, inputs: Inputs, p: Tensor, hard: bool = False) -> Tensor:
-        """The target as channels (N, C, *S) of the type of `p`; or its masks, without ignored voxels."""
-        on = inputs.channels_on()
-        if hard:
-            valid = inputs.valid(self.ignore_index)
-            on = on > 0.5 if inputs.dense else on if valid is None else on & valid[:, None]
-        return on.to(p.dtype).view(inputs.shape)
+        return Distances(inputs, self.ignore_index, self.spacing, self.scale_free, self.of_scored)

@@ -10,8 +10,15 @@ from delineate.losses import boundary, compound, distribution, hausdorff, lovasz
 from delineate.losses.loss import Loss, arguments
 
 FAMILIES = (distribution, region, lovasz, boundary, hausdorff, structure, compound, schedule)
-ALIASES = {"CE": "CrossEntropy", "DiceCE": "Dice + CE", "DiceTopK": "Dice + TopK", "DiceFocal": "Dice + Focal"}
-"""Names for expressions. Their arguments go to all terms that know them."""
+ALIASES = {
+    "CE": "CrossEntropy",
+    "DiceCE": "Dice + CE",
+    "DiceTopK": "Dice + TopK",
+    "DiceFocal": "Dice + Focal",
+    "DiceHD": "Balanced(Dice, HausdorffDT)",
+    "DiceBoundary": "Schedule(Dice, Boundary, start=[1, 0.01], end=[0.1, 0.91], epochs=90)",
+}
+"""Names for expressions. Their arguments go to all terms that know them and do not have them here."""
 SHOWN = 80
 """Characters of a text that an error message shows."""
 
@@ -36,8 +43,9 @@ def parse(text: str, **common: Any) -> Loss:
     """Build a loss from an expression.
 
     Args:
-        text: names of losses (the class name without `Loss`; `CE` for `CrossEntropy`; `DiceCE`, `DiceTopK` and
-            `DiceFocal` for these sums), with arguments in parentheses, joined by `+` and multiplied by numbers.
+        text: names of losses (the class name without `Loss`; `CE` for `CrossEntropy`; `DiceCE`, `DiceTopK`,
+            `DiceFocal`, `DiceHD` and `DiceBoundary` for these mixtures), with arguments in parentheses, joined by `+`
+            and multiplied by numbers.
         common: arguments given to every term that knows them and does not set them itself, such as `ignore_index=255`.
 
     Raises:
@@ -124,9 +132,12 @@ class _Parser:
         return cls(*map(self.term, inner), **common | given)
 
     def arguments_of(self, alias: str) -> set[str]:
-        """Arguments that any term of an alias knows."""
-        terms = (ALIASES.get(name, name) for name in alias.split(" + "))
-        return {argument for name in terms for argument in arguments(self.classes[name])}
+        """Arguments that any term of an alias knows and is not given there."""
+        tree = ast.parse(alias, mode="eval")
+        fixed = {keyword.arg for node in ast.walk(tree) if isinstance(node, ast.Call) for keyword in node.keywords}
+        names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        terms = {ALIASES.get(name, name) for name in names}
+        return {argument for name in terms for argument in arguments(self.classes[name])} - fixed
 
     def number(self, node: ast.expr) -> float | None:
         match node:

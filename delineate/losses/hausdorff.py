@@ -62,7 +62,7 @@ class HausdorffDTLoss(DistanceLoss):
         self.one_sided = self._flag("one_sided", one_sided)
 
     def sums(self, inputs: Inputs) -> list[Tensor]:
-        p, distances = inputs.probabilities(self.mode, self.ignore_index), self.distances(inputs)
+        p, distances = self.probabilities(inputs), self.distances(inputs)
         weight = self._power(distances.to_other_side(squared=True))
         if not self.one_sided:
             weight = weight + self._power(distances.to_other_side_of(p, squared=True))
@@ -84,7 +84,7 @@ class HausdorffErosionLoss(MapLoss):
 
     Args:
         alpha: above 0, how much thick errors count.
-        erosions: at least 1.
+        erosions: K, at least 1.
         rescale: whether each b_k is scaled to [0, 1] over the sample and class. Without it b_2 is 0 whatever the error,
             as b_1 is at most 1/2.
         pool, absent: see `delineate.losses.counts`. common: see `Loss`.
@@ -102,7 +102,8 @@ class HausdorffErosionLoss(MapLoss):
     True
 
     Use for: thick errors, beside a region loss, where a distance transform is too slow.
-    Not for: use on its own: errors below 0.7 and thin ones have no gradient, and rescaling hides uniform changes.
+    Not for: use on its own: errors below 0.7 and thin ones have no gradient, and rescaling hides uniform changes. Its
+    derivative is that of a ratio to the thickest place, so that parts of one error may pull in opposite directions.
     Notes: the rescaling is not in the paper's formula, but in the code in use. `rescale=False` is the literal formula.
     Reference: Karimi and Salcudean, IEEE TMI 2019, arXiv 1904.10030.
     """
@@ -114,8 +115,8 @@ class HausdorffErosionLoss(MapLoss):
         self.rescale = self._flag("rescale", rescale)
 
     def sums(self, inputs: Inputs) -> list[Tensor]:
-        p, ignored = inputs.probabilities(self.mode, self.ignore_index), inputs.ignored(self.ignore_index)
-        residual = (p - inputs.channels_on().to(p.dtype).view(inputs.shape)).square()
+        p, ignored = self.probabilities(inputs), inputs.ignored(self.ignore_index)
+        residual = (p - self.target(inputs, p)).square()
         residual = residual if ignored is None else residual.masked_fill(ignored[:, None], 0)
         return [self.map_sum(inputs, erosion_maps(residual, ignored, self.alpha, self.erosions, self.rescale))]
 
@@ -168,8 +169,8 @@ class HausdorffConvLoss(MapLoss):
         self.radii = tuple(self._number("radii", radius, 0, above=True) for radius in radii)
 
     def sums(self, inputs: Inputs) -> list[Tensor]:
-        p, valid = inputs.probabilities(self.mode, self.ignore_index), inputs.valid(self.ignore_index)
-        y, every = inputs.channels_on().to(p.dtype).view(inputs.shape), torch.ones_like(p[:, :1])
+        p, valid = self.probabilities(inputs), inputs.valid(self.ignore_index)
+        y, every = self.target(inputs, p), torch.ones_like(p[:, :1])
         if valid is not None:
             every = valid.to(p.dtype).view_as(every)
             p, y = p * every, y * every
@@ -269,7 +270,7 @@ class WeightedHausdorffLoss(DistanceLoss):
         self.max_points = self._integer("max_points", max_points, low=1)
 
     def sums(self, inputs: Inputs) -> list[Tensor]:
-        p, distances = inputs.probabilities(self.mode, self.ignore_index), self.distances(inputs)
+        p, distances = self.probabilities(inputs), self.distances(inputs)
         on = self.target(inputs, p, hard=True)
         weight = inputs.valid_weight(self.ignore_index)
         weight = torch.ones_like(p[:, 0]) if weight is None else weight.view(p[:, 0].shape)
@@ -327,7 +328,7 @@ class AverageHausdorffLoss(DistanceLoss):
         self.balanced = self._flag("balanced", balanced)
 
     def sums(self, inputs: Inputs) -> list[Tensor]:
-        p, distances = inputs.probabilities(self.mode, self.ignore_index), self.distances(inputs)
+        p, distances = self.probabilities(inputs), self.distances(inputs)
         on, predicted = self.target(inputs, p, hard=True), p.detach() > 0.5
         ignored = inputs.ignored(self.ignore_index)
         predicted = predicted if ignored is None else predicted & ~ignored[:, None]

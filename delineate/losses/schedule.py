@@ -1,4 +1,4 @@
-"""A sum of losses whose factors change while training goes on."""
+"""Sums of losses whose factors change while training goes on: by plan, or by what the terms cost."""
 
 from collections.abc import Sequence
 
@@ -74,3 +74,50 @@ class Schedule(Loss):
             )
         largest = torch.finfo(torch.float64).max
         return tuple(self._number(argument, value, -largest) for value in values)
+
+
+class Balanced(Loss):
+    """Two losses of which the first is brought to the size of the second.
+
+        sg(second / first) first + second,     sg: without a gradient
+
+    Args:
+        terms: the two losses. They share one pass over the logits.
+
+    Shape: see `Loss`.
+
+    >>> from delineate.losses import DiceLoss, HausdorffDTLoss
+    >>> loss = Balanced(DiceLoss(), HausdorffDTLoss())
+    >>> logits, target = torch.randn(1, 2, 8, 8), torch.randint(0, 2, (1, 8, 8))
+    >>> first, second = loss.parts(logits, target).values()
+    >>> torch.isclose(first, second).item()
+    True
+
+    Notes: the factor is one number, the ratio of the sums over the samples; 0 where the first loss is 0. For losses of
+    distances, whose size grows with the image, beside a region loss: `DiceHD` in expressions is this, as in the code of
+    Ma et al.
+    Reference: Ma et al., Loss odyssey in medical image segmentation, MedIA 71, 2021.
+    """
+
+    takes_losses = True
+
+    def __init__(self, *terms: Loss):
+        super().__init__(reduction=one_reduction(type(self).__name__, terms))
+        if len(terms) != 2:
+            raise ValueError(f"Balanced: expected two losses; got {len(terms)}. Write Balanced(Dice, HausdorffDT).")
+        self.terms = nn.ModuleList(terms)
+        self.needs = all_needs(terms)
+
+    def values(self, inputs: Inputs) -> list[Tensor]:
+        first, second = [term.compute(inputs).double() for term in self.terms]  # pyright: ignore[reportCallIssue]
+        size, wanted = first.detach().sum(), second.detach().sum()
+        return [torch.where(size != 0, wanted / torch.where(size != 0, size, 1), 0) * first, second]
+
+    def names(self) -> list[str]:
+        return [term.expression() for term in self.terms]  # pyright: ignore[reportCallIssue]
+
+    def compute(self, inputs: Inputs) -> Tensor:
+        return torch.stack(self.values(inputs)).sum(0)
+
+    def expression(self) -> str:
+        return f"Balanced({', '.join(self.names())})"

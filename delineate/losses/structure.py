@@ -90,8 +90,10 @@ class StructuralSimilarityLoss(OneVsRestLoss):
     entropy sees it. Probabilities of exclusive classes: by default each class is trained on its own.
     Notes: no code of the authors exists, and the body of the paper was not at hand: window, threshold, e_max and the
     place of s follow the survey and the majority of five re-implementations. Deviations are those of the window
-    itself. Voxel and class weights multiply the costs, not the counts they are divided by. Ignored voxels have no
-    error and count nowhere. On data whose ignored band covers the outlines (PASCAL VOC), try both forms of `ignored`.
+    itself. As the second term is divided by the voxels that count, more errors may cost less each: a prediction that is
+    off by more may have the smaller loss. Voxel and class weights multiply the costs, not the counts they are divided
+    by. Ignored voxels have no error and count nowhere. On data whose ignored band covers the outlines (PASCAL VOC), try
+    both forms of `ignored`.
     Reference: Zhao et al., Correlation maximized structural similarity loss for semantic segmentation, 2019, arXiv
     1910.08711.
     """
@@ -304,11 +306,10 @@ class SoftClDiceLoss(MapLoss):
         self.smooth = self._number("smooth", smooth, 0)
 
     def sums(self, inputs: Inputs) -> list[Tensor]:
-        p, ignored = inputs.probabilities(self.mode, self.ignore_index), inputs.ignored(self.ignore_index)
-        layers = inputs.geometry(Geometry("skeletons"), self.ignore_index)
+        p, ignored = self.probabilities(inputs), inputs.ignored(self.ignore_index)
+        layers = self.of_scored(inputs.geometry(Geometry("skeletons"), self.ignore_index))
         self._warn(layers)
-        on, of_target = inputs.channels_on().view(inputs.shape), layers > 0
-        on = (on > 0.5 if inputs.dense else on).to(p.dtype)
+        on, of_target = self.target(inputs, p, hard=True), layers > 0
         of_p = soft_skeletons(p, ignored, self.iterations)
         return [self.map_sum(inputs, found) for found in (of_p * on, of_p, p * of_target, of_target.to(p.dtype))]
 
@@ -323,7 +324,7 @@ class SoftClDiceLoss(MapLoss):
         """Once for each width. On a GPU, and in compiled code, looking would cost more than it is worth."""
         if torch.compiler.is_compiling() or layers.device.type != "cpu" or not layers.numel():
             return
-        deepest = int(layers.flatten(2).amax((0, 2))[self.scored(layers.shape[1], layers.device)].amax()) - 1
+        deepest = int(layers.amax()) - 1
         if deepest > self.iterations:
             warnings.warn(
                 f"SoftClDiceLoss: iterations={self.iterations}, and the target has structures {deepest} layers deep: "
@@ -368,8 +369,8 @@ class SkeletonRecallLoss(MapLoss):
         self.needs = (Geometry("tubes" if self.mode == "softmax" else "channel_tubes"),)
 
     def sums(self, inputs: Inputs) -> list[Tensor]:
-        p = inputs.probabilities(self.mode, self.ignore_index)
-        tubes = inputs.geometry(self.needs[0], self.ignore_index).to(p.dtype)
+        p = self.probabilities(inputs)
+        tubes = self.of_scored(inputs.geometry(self.needs[0], self.ignore_index)).to(p.dtype)
         return [self.map_sum(inputs, p * tubes), self.map_sum(inputs, tubes)]
 
     def class_loss(self, sums: list[Tensor], counts: Counts) -> Tensor:

@@ -24,7 +24,7 @@ from reference import structure as S
 from reference import voxel as V
 from reference.lovasz import lovasz_loss
 
-BUILDING_BLOCKS = {"Loss", "Sum", "parse", "Schedule", "DeepSupervision"}
+BUILDING_BLOCKS = {"Loss", "Sum", "parse", "Schedule", "Balanced", "DeepSupervision"}
 
 
 @dataclass
@@ -164,6 +164,7 @@ BLIND = {
 POINTS = {
     "C1a": "the largest distance is the diagonal of the whole image",
     "C3a": "a probability of 1e-9 shows beside its epsilon",
+    "C3b": "as C3a, and the more so the more voxels there are",
     "C4": "divides by an epsilon of 1e-6",
     "C10d": "an epsilon beside the sum of weighted probabilities",
 }
@@ -188,7 +189,9 @@ PATCHES = {
     "C22": "the mutual information does not know a mask from its complement",
 }
 # C8a holds# C8a holds for compounds: the kink of the region part at p = y outweighs a voxel part that is not a proper score.
-TWO_PARTS = {"C9c": "of two classes, its voxel part would need both and its region part only the foreground"}
+TWO_PARTS = {
+    "C9c": "of two classes, its voxel part would need both and its region part only the foreground",
+}
 
 CASES = [
     *voxel(L.CrossEntropyLoss, V.cross_entropy, {}, {"normalize": "weight"}),

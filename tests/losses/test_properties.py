@@ -16,9 +16,15 @@ from losses.cases import CASES, DEFAULTS, held_to, value_and_gradient
 VOID = 255
 TIGHT = {"rtol": 1e-9, "atol": 1e-11}
 PLAIN = [c for c in DEFAULTS if c.cls not in (L.TopKLoss, L.OHEMLoss)]
-REGION = [c for c in CASES if c.region]
+VOXELS = [c for c in CASES if not c.spatial]
+"""Losses that look at each voxel alone: the others know where it is."""
+REGION = [c for c in VOXELS if c.region]
+SCALE_FREE = [c for c in held_to("C10d") if c.region and not getattr(c.build(), "smooth", 0)]
+BY_COUNT = [c for c in held_to("C10d") if not c.pooled and "normalize" not in c.own]
 LABEL_TYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
-MONOTONE = [c for c in CASES if not c.pooled and c.cls not in (L.OHEMLoss, L.BalancedCrossEntropyLoss)]
+MONOTONE = [c for c in VOXELS if not c.pooled and c.cls not in (L.OHEMLoss, L.BalancedCrossEntropyLoss)]
+
+KNOW_THE_BACKGROUND = (L.ComboLoss, L.UnifiedFocalLoss, L.SkeletonRecallLoss)
 
 random_inputs = settings(max_examples=100, derandomize=True, deadline=None, database=None)
 
@@ -104,7 +110,7 @@ def test_equals_the_plain_formula(p):
     close(p.value(), p.case.reference(p.logits, p.target, p.weight, **p.common))
 
 
-@given(problems(), st.randoms(use_true_random=False))
+@given(problems(cases=VOXELS), st.randoms(use_true_random=False))
 @random_inputs
 def test_order_of_voxels_does_not_matter(p, random):
     """The same order for all samples, so that a pooled batch is the same too. Its gradient follows the voxels."""
@@ -116,10 +122,10 @@ def test_order_of_voxels_does_not_matter(p, random):
     close(moved_gradient, gradient[..., order])
 
 
-@given(problems(cases=[c for c in CASES if c.cls not in (L.ComboLoss, L.UnifiedFocalLoss)], channels=2))
+@given(problems(cases=[c for c in CASES if c.cls not in KNOW_THE_BACKGROUND], channels=2))
 @random_inputs
 def test_order_of_classes_does_not_matter(p):
-    """With `class_weight` and `classes` in the same order. (Combo and UnifiedFocal know class 0 as the background.)"""
+    """With `class_weight` and `classes` in the same order."""
     size = p.logits.shape[1]
     new = {old: (old + 1) % size for old in range(size)}  # the new name of each class
     back = [old for name in range(size) for old in new if new[old] == name]
@@ -135,7 +141,7 @@ def test_order_of_classes_does_not_matter(p):
     close(p.value(p.logits[:, back], target, **changes), p.value())
 
 
-@given(problems())
+@given(problems(cases=held_to("C12")))
 @random_inputs
 def test_batch_may_be_split_and_reordered(p):
     """`pool="sample"` and one value by sample: no sample knows of the others."""
@@ -156,7 +162,7 @@ def test_constant_on_the_logits_of_a_softmax(p, scale):
         close(p.value(p.logits + constant), p.value(), rtol=1e-7)
 
 
-@given(problems(cases=held_to("C1a"), labels=True, ignoring=True))
+@given(problems(cases=held_to("C1a", VOXELS), labels=True, ignoring=True))
 @random_inputs
 def test_ignoring_is_cropping(p):
     """One sample, of which the ignored voxels are cut away."""
@@ -166,7 +172,7 @@ def test_ignoring_is_cropping(p):
     close(found, p.loss(ignore_index=None)(z[..., kept], y[..., kept], w[..., kept]) if kept.any() else 0 * found)
 
 
-@given(problems(cases=[c for c in CASES if c.region or "normalize" in c.own], labels=True, ignoring=True))
+@given(problems(cases=REGION + [c for c in CASES if "normalize" in c.own], labels=True, ignoring=True))
 @random_inputs
 def test_weight_zero_is_ignoring(p):
     """Where some voxel of each sample is left."""
@@ -187,7 +193,7 @@ def test_weight_is_repeating_voxels(p, times):
     close(p.loss()(z, y, heavy), p.loss()(*more))
 
 
-@given(problems(cases=[c for c in REGION if not c.own.get("smooth")], weighted=True), st.sampled_from((1e-3, 7.0, 1e4)))
+@given(problems(cases=SCALE_FREE, weighted=True), st.sampled_from((1e-3, 7.0, 1e4)))
 @random_inputs
 def test_scale_of_the_weights_drops_out_of_region_losses(p, scale):
     changes = {"class_weight": [scale * w for w in p.common.get("class_weight", [1.0] * p.logits.shape[1])]}
@@ -195,13 +201,13 @@ def test_scale_of_the_weights_drops_out_of_region_losses(p, scale):
     close(p.value(**changes), p.value(), rtol=1e-6)  # class weights are stored in float32
 
 
-@given(problems(cases=[c for c in CASES if not c.pooled and "normalize" not in c.own], weighted=True))
+@given(problems(cases=BY_COUNT, weighted=True))
 @random_inputs
 def test_scale_of_the_weights_is_that_of_a_mean_over_voxels(p):
     close(p.value(weight=8 * p.weight), 8 * p.value())
 
 
-@given(problems(cases=REGION, labels=True))
+@given(problems(cases=[c for c in held_to("C3a") if c.region], labels=True))
 @random_inputs
 def test_channel_of_an_absent_class_that_nothing_predicts(p):
     """Skipped, it changes nothing: neither in a softmax, where its probability is 0, nor as a channel of its own."""
@@ -241,7 +247,7 @@ def test_sum_is_linear(p, other, factor):
     close(both, (a[0] + factor * b[0], a[1] + factor * b[1]))
 
 
-@given(problems(cases=[c for c in CASES if c.cls is not L.OHEMLoss]))
+@given(problems(cases=[c for c in held_to("C4") if c.cls is not L.OHEMLoss]))
 @random_inputs
 def test_float32_is_close_to_float64(p):
     """Of the same logits, rounded. (OHEM jumps where a voxel passes its threshold in one of the types only.)"""
