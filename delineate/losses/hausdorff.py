@@ -12,6 +12,7 @@ from torch import Tensor
 from delineate.losses.counts import Counts, MapLoss, PoolCommon, ratio
 from delineate.losses.distances import DistanceLoss
 from delineate.losses.inputs import Inputs
+from delineate.ops.balls import ball_means, radii_in_use
 from delineate.ops.erosion import erosion_maps
 from delineate.ops.points import EPSILON, point_means
 
@@ -174,57 +175,20 @@ class HausdorffConvLoss(MapLoss):
         if valid is not None:
             every = valid.to(p.dtype).view_as(every)
             p, y = p * every, y * every
-        residual, total = (p - y).square(), torch.zeros_like(p)
-        for radius, (of_p, of_y, of_every) in zip(*self._means(p, y, every), strict=True):
-            near_p, near_y = (_above_half(found) for found in (of_p, of_y))
-            far_p, far_y = (_above_half(of_every - found) for found in (of_p, of_y))
-            total = total + radius**self.alpha * ((far_y + near_p) * p + (near_y + far_p) * y)
-        return [self.map_sum(inputs, residual * total)]
-
-    def _means(self, *maps: Tensor) -> tuple[list[float], list[list[Tensor]]]:
-        """The radii in use, and for each of them the means of the maps (N, C, *S) over balls."""
-        space = maps[0].shape[2:]
-        longer = [side for side in space if side > 1]
-        radii = [r for r in self.radii if not longer or r < min(longer)] or [min(self.radii)]
-        reach = int(max(radii))
-        sizes = [_smooth_number(max(side + reach, 2 * reach + 1)) if side > 1 else 1 for side in space]
-        dims = tuple(range(2, 2 + len(space)))
-        spectra = [torch.fft.rfftn(found, sizes, dims) for found in maps]
-        found = []
-        for radius in radii:
-            ball = torch.fft.rfftn(_ball(radius, sizes, maps[0]))
-            means = [torch.fft.irfftn(spectrum * ball, sizes, dims) for spectrum in spectra]
-            found.append([mean[(..., *(slice(side) for side in space))] for mean in means])
-        return list(radii), found
+        radii = radii_in_use(self.radii, inputs.shape[2:])
+        of_p, of_y, of_every = (ball_means(found, radii) for found in (p, y, every))
+        near_p, near_y, far_p, far_y = (_above_half(found) for found in (of_p, of_y, of_every - of_p, of_every - of_y))
+        factors = [radius**self.alpha for radius in radii]
+        factors = p.new_tensor(factors).view(1, -1, *[1] * (p.ndim - 1))
+        weight_p, weight_y = (factors * (far_y + near_p)).sum(1), (factors * (near_y + far_p)).sum(1)
+        return [self.map_sum(inputs, (p - y).square() * (weight_p * p + weight_y * y))]
 
     def class_loss(self, sums: list[Tensor], counts: Counts) -> Tensor:
         return ratio(sums[0], counts.total)
 
 
-def _smooth_number(size: int) -> int:
-    """The next number without prime factors above 5, whose Fourier transform is fast."""
-    while True:
-        rest = size
-        for prime in (2, 3, 5):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
-            return size
-        size += 1
-
-
 def _above_half(values: Tensor) -> Tensor:
     return (values - 0.5).clamp_min(0)
-
-
-def _ball(radius: float, sizes: list[int], like: Tensor) -> Tensor:
-    """A ball of unit sum around the first voxel of a periodic grid."""
-    squared = torch.zeros(sizes, dtype=like.dtype, device=like.device)
-    for dim, size in enumerate(sizes):
-        offsets = torch.fft.fftfreq(size, 1 / size, dtype=like.dtype, device=like.device).round()
-        squared = squared + offsets.square().view(-1, *[1] * (len(sizes) - dim - 1))
-    ball = (squared <= radius**2).to(like.dtype)
-    return ball / ball.sum()
 
 
 class WeightedHausdorffLoss(DistanceLoss):

@@ -366,11 +366,12 @@ class SkeletonRecallLoss(MapLoss):
     def __init__(self, *, smooth: float = 1.0, **common: Unpack[PoolCommon]):
         super().__init__(**common)
         self.smooth = self._number("smooth", smooth, 0)
-        self.needs = (Geometry("tubes" if self.mode == "softmax" else "channel_tubes"),)
+        self.tubes = Geometry("tubes" if self.mode == "softmax" else "channel_tubes")
+        self.needs = (self.tubes,)
 
     def sums(self, inputs: Inputs) -> list[Tensor]:
         p = self.probabilities(inputs)
-        tubes = self.of_scored(inputs.geometry(self.needs[0], self.ignore_index)).to(p.dtype)
+        tubes = self.of_scored(inputs.geometry(self.tubes, self.ignore_index)).to(p.dtype)
         return [self.map_sum(inputs, p * tubes), self.map_sum(inputs, tubes)]
 
     def class_loss(self, sums: list[Tensor], counts: Counts) -> Tensor:

@@ -188,7 +188,7 @@ PATCHES = {
     "C10d": "voxel weights multiply its cross entropy only",
     "C22": "the mutual information does not know a mask from its complement",
 }
-# C8a holds# C8a holds for compounds: the kink of the region part at p = y outweighs a voxel part that is not a proper score.
+# C8a holds for compounds: the kink of the region part at p = y outweighs a voxel part that is not a proper score.
 TWO_PARTS = {
     "C9c": "of two classes, its voxel part would need both and its region part only the foreground",
 }

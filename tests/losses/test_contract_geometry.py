@@ -76,7 +76,7 @@ def test_c23_needs_list_exactly_what_is_derived(case, mode, derived):
 
 
 def test_c23_terms_of_a_sum_derive_everything_once(derived):
-    """Also inside a schedule, and with the backward pass; terms that ignore another label have a target of their own."""
+    """Also inside a schedule. Terms that ignore another label have a target of their own."""
     logits, labels = batch((6, 5))
     loss = L.parse("Dice + Boundary + 0.5*HausdorffDT + AverageHausdorff + Schedule(GeneralizedSurface, SoftClDice,"
                    " start=[1, 0], end=[0, 1], epochs=3) + ShapeAware + DistancePenalizedCE")  # fmt: skip
@@ -123,7 +123,8 @@ def test_c16a_spacing_is_that_of_the_axes(case):
     close(case.build(spacing=[3.0, 1.0])(logits, Target(labels, spacing=[3.0, 1.0])), by_loss)
     assert abs(by_loss - plain) > 1e-4
     each = case.build(reduction="none")(logits, Target(labels, spacing=[[3.0, 1.0], [1.0, 1.0], [1.0, 1.0]]))
-    alone = [case.build(spacing=s)(logits[n : n + 1], labels[n : n + 1]) for n, s in enumerate(([3.0, 1], [1.0, 1], [1.0, 1]))]  # fmt: skip
+    sizes = [[3.0, 1.0], [1.0, 1.0], [1.0, 1.0]]
+    alone = [case.build(spacing=size)(logits[n : n + 1], labels[n : n + 1]) for n, size in enumerate(sizes)]
     close(each, torch.stack(alone))
 
 
@@ -191,7 +192,7 @@ def test_c16b_empty_and_full_masks_are_finite(case, mode):
         assert good.isfinite()
         assert bad.isfinite()
         assert good + 0.1 < bad
-        unsure, gradient = value_and_gradient(loss, 0 * right, labels)
+        _, gradient = value_and_gradient(loss, 0 * right, labels)
         assert gradient.isfinite().all()
         assert gradient.any()
 

@@ -40,6 +40,8 @@ BAD_ARGUMENTS = {
 }
 BAD_POOL_ARGUMENTS = {"pool": ("image", None), "absent": ("ignore",)}
 BAD_SMOOTH = {"smooth": (-1, float("inf"), float("nan"), "1")}
+HAUSDORFF = (L.HausdorffDTLoss, L.HausdorffErosionLoss, L.HausdorffConvLoss)
+STRUCTURE = (L.StructuralSimilarityLoss, L.RMILoss)
 BAD_OWN_ARGUMENTS = [
     (L.TopKLoss, "k", (0, 1.5, -0.1, None, True, [0.1], 10**400)),
     (L.FocalLoss, "gamma", (-1, float("inf"), 10**400, "2")),
@@ -68,6 +70,30 @@ BAD_OWN_ARGUMENTS = [
     (L.UnifiedFocalLoss, "fp_weight", (-0.1,)),
     (L.UnifiedFocalLoss, "gamma", (1, -0.1)),
     (L.UnifiedFocalLoss, "asymmetric", ("yes", 1)),
+    (L.BoundaryLoss, "inside", ("Official", None, True)),
+    (L.BoundaryLoss, "scale_free", (1, None, "yes")),
+    *((cls, "alpha", (0, -1, float("inf"), "2", None, True)) for cls in HAUSDORFF),
+    (L.HausdorffDTLoss, "one_sided", (1, "no", None)),
+    (L.HausdorffErosionLoss, "erosions", (0, -1, 2.5, True, None, "3")),
+    (L.HausdorffErosionLoss, "rescale", (0, None, "yes")),
+    (L.HausdorffConvLoss, "radii", ([], 3, None, "36", {3, 6}, [0], [3, -1], [float("nan")], [float("inf")], ["3"])),
+    (L.WeightedHausdorffLoss, "exponent", (0, 1, float("-inf"), float("nan"), "-1", None, True)),
+    (L.WeightedHausdorffLoss, "max_points", (0, -1, 10.0, True, None)),
+    (L.AverageHausdorffLoss, "combine", ("average", None, True)),
+    (L.AverageHausdorffLoss, "balanced", (1, "yes", None)),
+    (L.SoftClDiceLoss, "iterations", (-1, 2.5, True, None, "3")),
+    *((cls, "ce_weight", (-0.1, 1.1, float("nan"), "0.5", None, True)) for cls in STRUCTURE),
+    (L.StructuralSimilarityLoss, "threshold", (-0.1, 1, 1.5, float("nan"), None, True)),
+    (L.StructuralSimilarityLoss, "threshold_scope", ("class", None)),
+    (L.StructuralSimilarityLoss, "stabilizer", (0, -0.01, float("inf"), None)),
+    (L.StructuralSimilarityLoss, "window_size", (0, -1, 2, 4, 3.0, True, None, "3")),
+    (L.StructuralSimilarityLoss, "window_sigma", (0, -1, float("inf"), float("nan"), None)),
+    (L.StructuralSimilarityLoss, "padding", ("replicate", None, 1)),
+    (L.StructuralSimilarityLoss, "ignored", ("keep", None)),
+    (L.StructuralSimilarityLoss, "detach_weight", (1, "yes", None)),
+    (L.RMILoss, "radius", (0, -1, 2.5, True, None)),
+    (L.RMILoss, "downsample", (0, -2, 0.5, True, None)),
+    (L.RMILoss, "downsample_mode", ("nearest", None)),
 ]
 TOGETHER = [
     (L.TverskyLoss, {"fp_weight": 0, "fn_weight": 0}),

@@ -50,15 +50,21 @@ def assert_compiled_equals_eager(
 
 
 @pytest.mark.usefixtures("fresh_compiler")
-@both_modes
+@pytest.mark.parametrize("spatial", [False, True], ids=["by voxel", "by place"])
 @pytest.mark.parametrize(
-    ("kind", "void", "dynamic", "weighted"),
-    [("labels", False, False, False), ("labels", True, True, True), ("soft", False, False, True)],
-    ids=["plain", "ignored, weighted, dynamic", "soft, weighted"],
+    ("mode", "kind", "void", "dynamic", "weighted"),
+    [
+        ("softmax", "labels", False, False, False),
+        ("sigmoid", "labels", True, False, False),
+        ("softmax", "labels", True, True, True),
+        ("sigmoid", "soft", False, False, True),
+        ("softmax", "soft", False, False, False),
+    ],
+    ids=["plain", "ignored, sigmoid", "ignored, weighted, dynamic", "soft, weighted, sigmoid", "soft"],
 )
-def test_c14_every_loss_traces_into_one_graph(mode, kind, void, dynamic, weighted):
-    """All in one sum, each with its own factor: what breaks the graph of one breaks this. (One by one: slow.)"""
-    cases = [c for c in DEFAULTS if kind == "labels" or not c.hard_only]
+def test_c14_every_loss_traces_into_one_graph(spatial, mode, kind, void, dynamic, weighted):
+    """Half of all in one sum: what breaks the graph of one breaks this. (Each alone, compiled: slow.)"""
+    cases = [c for c in DEFAULTS if c.spatial == spatial and (kind == "labels" or not c.hard_only)]
     loss = L.Sum((1 + i / 7, c.build(mode=mode, ignore_index=VOID if void else None)) for i, c in enumerate(cases))
     assert_compiled_equals_eager(loss, mode, kind=kind, void=void, dynamic=dynamic, weights=(weighted,))
 

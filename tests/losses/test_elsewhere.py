@@ -7,9 +7,8 @@ the rest of the contract is:
     torch, MONAI, smp: compiled label out of range aborts    test_contract_tooling.py: ..._ends_no_process
     smp, MONAI focal: whole sweep of extreme logits          test_contract_empty.py: test_extreme_logits
 
-Belong to losses not here yet: MONAI and topolosses clDice wider than its iterations, MONAI HausdorffDT and Boundary on
-other grids, kornia HausdorffER in half precision, mmsegmentation HuasdorffDisstance. Have tests of their own: deep
-supervision, statistics over several ranks.
+Losses of distances and skeletons are in `test_elsewhere_geometry.py`. Have tests of their own: deep supervision,
+statistics over several ranks.
 """
 
 import inspect

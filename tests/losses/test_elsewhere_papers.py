@@ -5,8 +5,8 @@ The docstring of a test says what the other code does. Shown elsewhere in the te
     SegLossOdyssey Lovasz trainer: raw logits               test_elsewhere.py: test_smp_lovasz_value
     MONAI GDL, LIVIAETS: absent classes                     also test_contract_empty.py
 
-Belong to losses not here yet: distance-penalised CE, distance maps, Hausdorff, boundary and active-boundary losses,
-region-wise loss, clDice, blob loss, RMI, BoundaryDoU, weighted Hausdorff.
+Losses of distances and skeletons are in `test_elsewhere_geometry.py`, CMSSL and RMI in
+`test_elsewhere_neighbourhoods.py`. Belongs to a loss not here yet: blob loss.
 """
 
 import math
