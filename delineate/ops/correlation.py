@@ -25,7 +25,7 @@ from delineate.ops.window import (
     weighted_moments,
 )
 
-SLAB = 1 << 15
+SLAB = 1 << 16
 """Voxels of a slab on the CPU: its temporaries stay in the second-level cache."""
 
 

@@ -3,10 +3,11 @@
 The variance is that of the window itself, sum_k w_k (x_k - mean)^2. It is added up axis by axis by the law of total
 variance, from differences to the middle of the window, and never as a difference of large moments: in flat regions it
 is 0 up to the rounding of the mean. Windows span only axes longer than one voxel, so a volume of depth 1 equals its
-image. All functions work on any dims and are differentiable.
+image. All functions work on any dims; gradients are written by hand.
 """
 
 import math
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -62,17 +63,14 @@ def _along(mean: Tensor, variance: Tensor | None, taps: list[float], dim: int) -
     half = len(taps) // 2
     size = mean.shape[dim] - 2 * half
     centre = mean.narrow(dim, half, size)
-    shift = torch.zeros_like(centre) if half == 0 else None
-    spread = shift
+    shifts, spreads = [], []
     for k in range(half):
         below, above = (mean.narrow(dim, at, size) - centre for at in (k, 2 * half - k))
-        both, squares = below + above, torch.addcmul(below * below, above, above)
-        shift = both * taps[k] if shift is None else torch.add(shift, both, alpha=taps[k])
-        spread = squares * taps[k] if spread is None else torch.add(spread, squares, alpha=taps[k])
-    assert shift is not None
-    assert spread is not None
-    total = torch.addcmul(spread, shift, shift, value=-1)
-    return centre + shift, total if variance is None else total + smooth(variance, taps, dim)
+        shifts.append((below + above).mul_(taps[k]))
+        spreads.append(below.mul_(below).addcmul_(above, above).mul_(taps[k]))
+    shift, spread = (reduce(Tensor.add_, parts) if parts else torch.zeros_like(centre) for parts in (shifts, spreads))
+    spread.addcmul_(shift, shift, value=-1)
+    return shift.add_(centre), spread if variance is None else spread.add_(smooth(variance, taps, dim))
 
 
 def binary_moments(mask: Tensor, taps: list[float], dims: list[int]) -> tuple[Tensor, Tensor]:
