@@ -35,8 +35,8 @@ class BoundaryLoss(DistanceLoss):
     Args:
         inside: "official" puts the innermost layer of voxels at distance 0: h is the smallest size of a voxel, 1
             without spacing. "plain" has no h.
-        spacing, scale_free: see `delineate.losses.boundary`. pool, absent: see `delineate.losses.counts`. common: see
-            `Loss`.
+        spacing, scale_free: see `delineate.losses.boundary`.
+        pool, absent: see `delineate.losses.counts`. common: see `Loss`.
 
     Shape: see `Loss`.
     Range: any sign. Lowest, and **negative**, at the perfect prediction: the sum of phi inside over all voxels.
@@ -193,7 +193,8 @@ class GeneralizedSurfaceLoss(DistanceLoss):
         1 - sum_i (d_i (1 - y_i - p_i))^2 / sum_i d_i^2,     d: the distance to the other side of the target's mask
 
     Args:
-        spacing: see `delineate.losses.boundary`. `scale_free` changes nothing.
+        spacing: see `delineate.losses.boundary`.
+        scale_free: changes nothing, as the loss is a ratio.
         pool, absent: see `delineate.losses.counts`. common: see `Loss`.
 
     Shape: see `Loss`.

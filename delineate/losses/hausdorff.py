@@ -27,8 +27,8 @@ class HausdorffDTLoss(DistanceLoss):
     Args:
         alpha: above 0, how much far errors count.
         one_sided: whether only the distances to the target's boundary count, without a transform of each prediction.
-        spacing, scale_free: see `delineate.losses.boundary`. pool, absent: see `delineate.losses.counts`. common: see
-            `Loss`.
+        spacing, scale_free: see `delineate.losses.boundary`.
+        pool, absent: see `delineate.losses.counts`. common: see `Loss`.
 
     Shape: see `Loss`.
     Range: [0, inf), growing with the image unless `scale_free`; 0 at a perfect prediction.
@@ -201,8 +201,8 @@ class WeightedHausdorffLoss(DistanceLoss):
         exponent: a, below 0. The nearer to 0, the more voxels have a part in M; far below, only the nearest one.
         max_points: at least 1. Of a larger Y, so many voxels, spread evenly, stand for all in the second term, whose
             time is the number of voxels times that of points.
-        spacing, scale_free: see `delineate.losses.boundary`. pool, absent: see `delineate.losses.counts`. common: see
-            `Loss`.
+        spacing, scale_free: see `delineate.losses.boundary`.
+        pool, absent: see `delineate.losses.counts`. common: see `Loss`.
 
     Shape: see `Loss`.
     Range: [0, inf), in units of `spacing`; at a perfect prediction about e times the number of voxels of the image.
@@ -257,8 +257,8 @@ class AverageHausdorffLoss(DistanceLoss):
     Args:
         combine: "mean" or "sum" of the two, or their "max": the modified Hausdorff distance of Dubuisson and Jain.
         balanced: whether the first sum is divided by the size of Y, too.
-        spacing, scale_free: see `delineate.losses.boundary`. pool, absent: see `delineate.losses.counts`. common: see
-            `Loss`.
+        spacing, scale_free: see `delineate.losses.boundary`.
+        pool, absent: see `delineate.losses.counts`. common: see `Loss`.
 
     Shape: see `Loss`.
     Range: [0, inf), in units of `spacing`; 0 at a perfect prediction.

@@ -251,8 +251,9 @@ class RMILoss(OneVsRestLoss):
                 f"RMILoss: after downsampling by {self.downsample} each axis must hold a patch of {self.radius} "
                 f"voxels; got {tuple(maps.shape[2:])}. Use a smaller `downsample` or `radius`."
             )
-        for dim in range(2, maps.ndim):
-            maps = maps.unfold(dim, self.radius, 1)
+        for dim in range(2, 2 + dims):
+            size = maps.shape[dim] - self.radius + 1
+            maps = torch.stack([maps.narrow(dim, k, size) for k in range(self.radius)], -1)
         patches = maps.flatten(2, 1 + dims).flatten(3) if dims else maps.view(*maps.shape, 1, 1)
         return patches - patches.mean(2, keepdim=True)
 
@@ -321,8 +322,9 @@ class SoftClDiceLoss(MapLoss):
         return torch.where(both <= 0, 1, 1 - ratio(2 * precision * sensitivity, both))
 
     def _warn(self, layers: Tensor) -> None:
-        """Once for each width. On a GPU, and in compiled code, looking would cost more than it is worth."""
-        if torch.compiler.is_compiling() or layers.device.type != "cpu" or not layers.numel():
+        """Once for each width. On a GPU looking would cost more than it is worth, and traced code cannot look."""
+        traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+        if traced or layers.device.type != "cpu" or not layers.numel():
             return
         deepest = int(layers.amax()) - 1
         if deepest > self.iterations:
@@ -341,7 +343,8 @@ class SkeletonRecallLoss(MapLoss):
 
     Args:
         smooth: s, at least 0.
-        pool: see `delineate.losses.counts`. absent: both are the same here. common: see `Loss`.
+        pool: see `delineate.losses.counts`. common: see `Loss`.
+        absent: both policies are the same here.
 
     Shape: see `Loss`.
     Range: [0, 1]; 0 at a perfect prediction, and wherever the skeleton is covered.

@@ -1,4 +1,7 @@
-"""Means over balls around every voxel, with 0 outside the image: by fast Fourier transform, whatever their radius."""
+"""Means over balls around every voxel, with 0 outside the image: by fast Fourier transform, whatever their radius.
+
+The transforms are float64, as their rounding error is that of the largest value, and not of each.
+"""
 
 from collections.abc import Sequence
 
@@ -47,19 +50,20 @@ class _Spectra:
         reach = int(max(radii))
         self.space, self.dims = space, tuple(range(-len(space), 0))
         self.sizes = [_fast_size(max(side + reach, 2 * reach + 1)) if side > 1 else 1 for side in space]
-        squared = torch.zeros(self.sizes, dtype=like.dtype, device=like.device)
+        self.dtype = like.dtype
+        squared = torch.zeros(self.sizes, dtype=torch.float64, device=like.device)
         for dim, size in enumerate(self.sizes):
-            offsets = torch.fft.fftfreq(size, 1 / size, dtype=like.dtype, device=like.device).round()
+            offsets = torch.fft.fftfreq(size, 1 / size, dtype=torch.float64, device=like.device).round()
             squared = squared + offsets.square().view(-1, *[1] * (len(self.sizes) - dim - 1))
-        balls = [(squared <= radius**2).to(like.dtype) for radius in radii]
+        balls = [(squared <= radius**2).double() for radius in radii]
         self.balls = [torch.fft.rfftn(ball / ball.sum(), dim=self.dims) for ball in balls]
 
     def of(self, maps: Tensor) -> Tensor:
-        return torch.fft.rfftn(maps, self.sizes, self.dims)
+        return torch.fft.rfftn(maps.double(), self.sizes, self.dims)
 
     def back(self, spectrum: Tensor) -> Tensor:
         found = torch.fft.irfftn(spectrum, self.sizes, self.dims)
-        return found[(..., *(slice(side) for side in self.space))]
+        return found[(..., *(slice(side) for side in self.space))].to(self.dtype)
 
 
 @torch.library.custom_op("delineate::ball_means", mutates_args=())

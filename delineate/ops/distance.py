@@ -9,9 +9,9 @@ distances pass through them, and there the map is 0. A mask without another side
 distance 1 everywhere, so that nothing derived from it is infinite. Squared distances are what the transform yields;
 with unit or integer spacing they are exact in float32.
 
-On the CPU the transform is that of the library edt, one mask a thread. Elsewhere it is separable: along each axis in
-turn, the smallest sum of what was found so far and the squared offset, by as many elementwise minima as the axis has
-offsets, for all masks at once and without a look at the data from the host.
+On the CPU the transform is that of the library edt, on as many threads as PyTorch has. Elsewhere it is separable: along
+each axis in turn, the smallest sum of what was found so far and the squared offset, by as many elementwise minima as
+the axis has offsets, for all masks at once and without a look at the data from the host.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from delineate.ops.threads import in_threads
 from delineate.ops.transforms import batched
 
 
@@ -57,12 +56,9 @@ def squared_distances(target: Tensor, channels: int, ignored: Tensor | None, spa
     found = torch.empty(masks.shape, dtype=torch.float32)
     sizes = _sizes(spacing, masks)
 
-    def write(place: tuple[int, int]) -> None:
-        n, c = place
+    for n, size in enumerate(sizes if masks.numel() else []):
         void = None if ignored is None else ignored[n].numpy()
-        found[n, c] = torch.from_numpy(_of_mask(masks[n, c].numpy(), void, sizes[n]))
-
-    in_threads(write, [(n, c) for n in range(len(masks)) for c in range(channels)])
+        found[n] = torch.from_numpy(_of_masks(masks[n].numpy(), void, size))
     return found
 
 
@@ -99,23 +95,32 @@ def _sizes(spacing: Tensor | None, masks: Tensor) -> list[tuple[float, ...]]:
     return [tuple(row) for row in spacing.tolist()]
 
 
-def _of_mask(mask: np.ndarray, ignored: np.ndarray | None, size: Sequence[float]) -> np.ndarray:
-    """Of one mask (*S) without ignored voxels."""
+def _of_masks(masks: np.ndarray, ignored: np.ndarray | None, size: Sequence[float]) -> np.ndarray:
+    """Of the masks (C, *S) of one sample, without ignored voxels."""
     if ignored is None or not ignored.any():
-        return _finite(_edt(mask.view(np.uint8) + np.uint8(1), size))
-    inside, outside = _edt((mask | ignored).view(np.uint8), size), _edt((~mask).view(np.uint8), size)
-    found = np.where(mask, inside, outside)
-    return np.where(ignored, 0, np.where(np.isinf(found), 1, found))
+        return _finite(_edt_of_each(masks.view(np.uint8) + np.uint8(1), size))
+    inside, outside = (_edt_of_each(side.view(np.uint8), size) for side in (masks | ignored, ~masks))
+    return np.where(ignored, 0, _finite(np.where(masks, inside, outside)))
+
+
+def _edt_of_each(labels: np.ndarray, size: Sequence[float]) -> np.ndarray:
+    """Of each of the maps (C, *S). Images are the slices of a volume, so far apart that none is near another."""
+    if labels.ndim == 4:
+        return np.stack([_edt(one, size) for one in labels])
+    apart = 2 * sum(side * length for side, length in zip(labels.shape[1:], size, strict=True))
+    found = _edt(labels, (apart, *size))
+    return np.where(found < apart**2 / 2, found, np.float32(np.inf))
 
 
 def _edt(labels: np.ndarray, size: Sequence[float]) -> np.ndarray:
     """Squared distance to the nearest voxel of another label; infinite where there is none. The label 0 has 0."""
-    return edt.edtsq(np.ascontiguousarray(labels), anisotropy=size if labels.ndim > 1 else size[0], parallel=1)
+    sizes, threads = size if labels.ndim > 1 else size[0], torch.get_num_threads()
+    return edt.edtsq(np.ascontiguousarray(labels), anisotropy=sizes, parallel=threads)
 
 
 def _finite(found: np.ndarray) -> np.ndarray:
-    """The same, or 1 everywhere if it is infinite: it is so at one voxel only if it is so at all."""
-    return np.ones_like(found) if found.size and np.isinf(found.flat[0]) else found
+    """The same with 1 in place of infinity: of a mask without another side, that is everywhere."""
+    return np.where(np.isinf(found), np.float32(1), found)
 
 
 def _separable(masks: Tensor, ignored: Tensor | None, spacing: Tensor | None) -> Tensor:

@@ -7,9 +7,12 @@ The soft skeleton of Shit et al. takes off one layer after the other and keeps w
 erode: the smallest of a voxel and its face neighbours; dilate: the largest of the box of 3 voxels a side. Voxels
 outside the image and ignored ones are no neighbours. Equal neighbours share the gradient of their minimum or maximum.
 
-Each sample and channel is computed on its own; the backward pass computes it again, so that nothing but the result is
-kept, and on the CPU each thread takes whole ones.
+A few channels of a sample are computed at a time; the backward pass computes them again, so that nothing but the result
+is kept, and on the CPU each thread takes whole groups.
 """
+
+import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -21,6 +24,8 @@ from delineate.ops.thinning import thin
 from delineate.ops.threads import in_threads
 from delineate.ops.transforms import batched, differentiable
 
+GROUP = 1 << 19
+"""Voxels of the channels that are computed at a time on the CPU: enough for the price of starting an operation."""
 TUBE_RADIUS = 2
 """How often `tubes` dilates a thinned mask."""
 
@@ -63,11 +68,11 @@ def _extreme_backward(grad: Tensor, values: Tensor, found: Tensor, dims: list[in
     return out
 
 
-class _Plane:
-    """One sample and channel (*S), and which voxels of the sample are ignored (*S)."""
+class _Planes:
+    """Some channels of one sample (K, *S), and which voxels of the sample are ignored (*S)."""
 
     def __init__(self, ignored: Tensor | None, dims: int):
-        self.ignored, self.dims = ignored, list(range(dims))
+        self.ignored, self.dims = ignored, list(range(1, 1 + dims))
 
     def without(self, values: Tensor, neutral: float) -> Tensor:
         return values if self.ignored is None else values.masked_fill(self.ignored, neutral)
@@ -87,7 +92,7 @@ class _Plane:
 
     def dilated_backward(self, grad: Tensor, steps: list[Tensor]) -> Tensor:
         for dim in reversed(self.dims):
-            grad = _extreme_backward(grad, steps[dim], steps[dim + 1], [dim])
+            grad = _extreme_backward(grad, steps[dim - 1], steps[dim], [dim])
         return self.without(grad, 0)
 
     def residue(self, values: Tensor, eroded: Tensor) -> Tensor:
@@ -120,7 +125,7 @@ class _Plane:
         return below
 
     def whole_skeleton(self, mask: Tensor) -> Tensor:
-        """Of a mask of 0 and 1 (uint8), layer by layer until nothing changes; what never goes away is kept.
+        """Of masks of 0 and 1 (uint8), layer by layer until nothing changes; what never goes away is kept.
 
         The skeleton holds the number of the layer, from 1 to at most 255.
         """
@@ -134,36 +139,29 @@ class _Plane:
             mask, layer = eroded, layer + 1
 
 
-def _planes(values: Tensor, ignored: Tensor | None) -> list[tuple[int, int, _Plane]]:
-    return [
-        (n, c, _Plane(None if ignored is None or not ignored[n].any() else ignored[n], values.ndim - 2))
-        for n in range(values.shape[0])
-        for c in range(values.shape[1])
-    ]
+def _each(work: Callable[..., Tensor], ignored: Tensor | None, *maps: Tensor) -> Tensor:
+    """`work` of the maps (N, C, *S), so many channels of a sample at a time that an operation has enough to do."""
+    out, on_cpu = maps[0].new_empty(maps[0].shape), maps[0].device.type == "cpu"
+    samples, channels, *space = out.shape
+    several = max(1, GROUP // max(1, math.prod(space))) if on_cpu else max(1, channels)
+    groups = [(n, slice(at, at + several)) for n in range(samples) for at in range(0, channels, several)]
+
+    def write(group: tuple[int, slice]) -> None:
+        void = None if ignored is None or not ignored[group[0]].any() else ignored[group[0]]
+        out[group] = work(_Planes(void, len(space)), *(values[group].contiguous() for values in maps))
+
+    list((in_threads if on_cpu else map)(write, groups if out.numel() else []))
+    return out
 
 
 @torch.library.custom_op("delineate::soft_skeletons", mutates_args=())
 def _forward(p: Tensor, ignored: Tensor | None, iterations: int) -> Tensor:
-    found = torch.empty_like(p)
-
-    def write(place: tuple[int, int, _Plane]) -> None:
-        n, c, plane = place
-        found[n, c] = plane.skeleton(p[n, c].contiguous(), iterations)
-
-    list((in_threads if p.device.type == "cpu" else map)(write, _planes(p, ignored)))
-    return found
+    return _each(lambda planes, values: planes.skeleton(values, iterations), ignored, p)
 
 
 @torch.library.custom_op("delineate::soft_skeletons_backward", mutates_args=())
 def _backward(grad: Tensor, p: Tensor, ignored: Tensor | None, iterations: int) -> Tensor:
-    out = torch.empty_like(p)
-
-    def write(place: tuple[int, int, _Plane]) -> None:
-        n, c, plane = place
-        out[n, c] = plane.skeleton_backward(grad[n, c].contiguous(), p[n, c].contiguous(), iterations)
-
-    list((in_threads if p.device.type == "cpu" else map)(write, _planes(p, ignored)))
-    return out
+    return _each(lambda planes, slope, values: planes.skeleton_backward(slope, values, iterations), ignored, grad, p)
 
 
 def _setup(ctx, inputs: tuple, output: Tensor) -> None:
@@ -175,8 +173,8 @@ def _chain(ctx, grad: Tensor) -> tuple:
     return _slopes(grad, *ctx.saved_tensors, ctx.iterations), None, None
 
 
-_forward.register_fake(lambda p, ignored, iterations: torch.empty_like(p))
-_backward.register_fake(lambda grad, p, ignored, iterations: torch.empty_like(p))
+_forward.register_fake(lambda p, ignored, iterations: p.new_empty(p.shape))
+_backward.register_fake(lambda grad, p, ignored, iterations: grad.new_empty(grad.shape))
 _run = differentiable(_forward, _chain, _setup)
 _slopes = differentiable(_backward, refuse_second_derivative)
 
@@ -200,14 +198,7 @@ def skeletons(target: Tensor, channels: int, ignored: Tensor | None) -> Tensor:
         target, channels, ignored: see `delineate.ops.distance.read_masks`.
     """
     masks = read_masks(target, channels, ignored).to(torch.uint8)
-
-    def of(place: tuple[int, int, _Plane]) -> Tensor:
-        n, c, plane = place
-        return plane.whole_skeleton(masks[n, c])
-
-    planes = _planes(masks, ignored)
-    found = list((in_threads if masks.device.type == "cpu" else map)(of, planes))
-    return torch.stack(found).view_as(masks) if found else masks
+    return _each(lambda planes, values: planes.whole_skeleton(values), ignored, masks)
 
 
 @torch.library.custom_op("delineate::skeleton_tubes", mutates_args=())

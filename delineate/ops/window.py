@@ -7,7 +7,6 @@ image. All functions work on any dims; gradients are written by hand.
 """
 
 import math
-from functools import reduce
 
 import torch
 from torch import Tensor
@@ -59,18 +58,26 @@ def moments(values: Tensor, taps: list[float], dims: list[int]) -> tuple[Tensor,
 
 
 def _along(mean: Tensor, variance: Tensor | None, taps: list[float], dim: int) -> tuple[Tensor, Tensor]:
-    """Join the windows along one more dim: the mean of variances and the variance of means."""
+    """Join the windows along one more dim: the mean of variances and the variance of means.
+
+    Of the differences of two voxels, before and after, to the middle, with bend = before + after and slope = before -
+    after, the mean moves by w bend, and their squares add up to (bend^2 + slope^2) / 2.
+    """
     half = len(taps) // 2
     size = mean.shape[dim] - 2 * half
     centre = mean.narrow(dim, half, size)
-    shifts, spreads = [], []
-    for k in range(half):
-        below, above = (mean.narrow(dim, at, size) - centre for at in (k, 2 * half - k))
-        shifts.append((below + above).mul_(taps[k]))
-        spreads.append(below.mul_(below).addcmul_(above, above).mul_(taps[k]))
-    shift, spread = (reduce(Tensor.add_, parts) if parts else torch.zeros_like(centre) for parts in (shifts, spreads))
-    spread.addcmul_(shift, shift, value=-1)
-    return shift.add_(centre), spread if variance is None else spread.add_(smooth(variance, taps, dim))
+    total = torch.zeros_like(centre) if variance is None else smooth(variance, taps, dim)
+    moved = centre
+    for k, tap in enumerate(taps[:half]):
+        before, after = (mean.narrow(dim, place, size) - centre for place in (k, 2 * half - k))
+        bend, slope = before + after, before.sub_(after)
+        moved = torch.add(moved, bend, alpha=tap)
+        total.addcmul_(slope, slope, value=tap / 2)
+        total.addcmul_(bend, bend, value=tap / 2 - (tap**2 if half == 1 else 0))
+    if half > 1:
+        shift = moved - centre
+        total.addcmul_(shift, shift, value=-1)
+    return moved, total
 
 
 def binary_moments(mask: Tensor, taps: list[float], dims: list[int]) -> tuple[Tensor, Tensor]:

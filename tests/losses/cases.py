@@ -66,6 +66,8 @@ class Case:
     """Refuses soft targets."""
     spatial: bool = False
     """Looks at where voxels are, and not only at each of them: at distances, skeletons or neighbourhoods."""
+    detached: bool = False
+    """Part of its value carries no gradient by default."""
     relative: bool = False
     """Its least value depends on the target: that of a perfect prediction, see `best`."""
     exempt: dict[str, str] = field(default_factory=dict)
@@ -283,6 +285,7 @@ CASES = [
         {},
         {"ignored": "zero", "stabilizer": 0.1, "ce_weight": 0.2},
         spatial=True,
+        detached=True,
         exempt=WINDOWS | ONE_DIVISOR,
     ),
     *rows(
@@ -290,7 +293,15 @@ CASES = [
         S.structural_similarity_loss,
         {"threshold_scope": "batch", "padding": "zeros", "window_size": 5},
         spatial=True,
+        detached=True,
         exempt=WINDOWS | ONE_DIVISOR | BATCH_MAXIMUM,
+    ),
+    *rows(
+        L.StructuralSimilarityLoss,
+        lambda *args, detach_weight, **common: S.structural_similarity_loss(*args, **common),
+        {"detach_weight": False},
+        spatial=True,
+        exempt=WINDOWS | ONE_DIVISOR,
     ),
     *rows(
         L.RMILoss,
@@ -307,6 +318,9 @@ CASES = [
 ]
 DEFAULTS = list({case.cls: case for case in reversed(CASES)}.values())[::-1]
 """One row of each loss: with its default arguments, but for RMI, whose patches small images do not hold."""
+PLAIN = [case for case in CASES if not case.spatial]
+PLAIN_DEFAULTS = [case for case in DEFAULTS if not case.spatial]
+"""Those that look at each voxel alone."""
 
 
 def part(cls: type[L.Loss], formula: Callable[..., Any], region: bool, **own: Any) -> Case:

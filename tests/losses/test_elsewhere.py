@@ -19,7 +19,9 @@ from torch.nn.functional import one_hot
 
 import delineate.losses as L
 from delineate.losses.loss import arguments
-from losses.cases import CASES, DEFAULTS, MODES, ball, batch, margins, value_and_gradient
+from losses.cases import MODES, ball, batch, margins, value_and_gradient
+from losses.cases import PLAIN as CASES
+from losses.cases import PLAIN_DEFAULTS as DEFAULTS
 
 VOID = 255
 

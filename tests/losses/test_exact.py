@@ -56,7 +56,7 @@ def test_c21_equals_its_formula(case, options):
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-11, msg=lambda m, c=common: f"{c}: {m}")
 
 
-@pytest.mark.parametrize("case", CASES, ids=repr)
+@pytest.mark.parametrize("case", [c for c in CASES if not c.detached], ids=repr)
 @pytest.mark.parametrize("mode", ["softmax", "sigmoid"])
 def test_c15_gradcheck(case, mode):
     logits, target = batch((3, 2), samples=2, mode=mode)
@@ -67,7 +67,7 @@ def test_c15_gradcheck(case, mode):
     assert torch.autograd.gradcheck(lambda z: loss(z, target, weight), logits)
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if not c.hard_only], ids=repr)
+@pytest.mark.parametrize("case", [c for c in CASES if not (c.hard_only or c.detached)], ids=repr)
 @pytest.mark.parametrize("mode", ["softmax", "sigmoid"])
 def test_c15_gradcheck_soft_target(case, mode):
     logits, target = batch((2, 2), samples=2, mode=mode, kind="soft")

@@ -15,7 +15,7 @@ from losses.cases import CASES, DEFAULTS, held_to, value_and_gradient
 
 VOID = 255
 TIGHT = {"rtol": 1e-9, "atol": 1e-11}
-PLAIN = [c for c in DEFAULTS if c.cls not in (L.TopKLoss, L.OHEMLoss)]
+PLAIN = [c for c in DEFAULTS if c.cls not in (L.TopKLoss, L.OHEMLoss) and not c.detached]
 VOXELS = [c for c in CASES if not c.spatial]
 """Losses that look at each voxel alone: the others know where it is."""
 REGION = [c for c in VOXELS if c.region]

@@ -96,7 +96,7 @@ def test_label_distances_are_those_of_each_mask(space, holes):
     size = sizes((0.7, 0.7, 2.5), 3, len(space))
     found = squared_label_distances(labels, ignored, size)
     by_channel = squared_distances(labels, 4, ignored, size)
-    assert torch.equal(found, by_channel.gather(1, labels[:, None])[:, 0])
+    torch.testing.assert_close(found, by_channel.gather(1, labels[:, None])[:, 0], rtol=1e-6, atol=0)
     valid = np.ones(labels.shape, bool) if ignored is None else ~ignored.numpy()
     pairs = zip(labels.numpy(), valid, strict=True)
     check(found, np.array([by_pairs(one, ok, (0.7, 0.7, 2.5)) for one, ok in pairs]))
