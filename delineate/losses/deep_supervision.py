@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from delineate.losses.loss import Loss
+from delineate.target import Target
 
 _MAX_POOL: tuple[Callable, ...] = (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)
 _MEAN_POOL: tuple[Callable, ...] = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
@@ -28,7 +29,8 @@ class DeepSupervision(nn.Module):
         weights: one number >= 0 for each output, finest first; None: each half of the one before, together 1.
 
     Shape: outputs: a list of logits (N, C, *S_k), finest first and of the target's size; or one tensor, for which this
-        is the loss itself, so that validation needs no other. target, weight: see `Loss`.
+        is the loss itself, so that validation needs no other. target, weight: see `Loss`. Distances are in voxels of
+        each size, unless a `Target` knows their spacing, or the loss is scale-free.
 
     Raises:
         ValueError: when the sizes grow, or when there are not as many weights as outputs.
@@ -57,12 +59,14 @@ class DeepSupervision(nn.Module):
         self.ignore_index = ignored.pop()
         self.exclusive = any(leaf.mode == "softmax" for leaf in leaves)
 
-    def forward(self, outputs: Tensor | Sequence[Tensor], target: Tensor, weight: Tensor | None = None) -> Tensor:
+    def forward(
+        self, outputs: Tensor | Sequence[Tensor], target: Tensor | Target, weight: Tensor | None = None
+    ) -> Tensor:
         if isinstance(outputs, Tensor):
             return self.loss(outputs, target, weight)
         shares, finest = self._shares(outputs), self.loss(outputs[0], target, weight)
         smaller = zip(shares[1:], outputs[1:], strict=True)
-        coarse = [share * self.loss(logits, *self._resized(logits, target, weight)) for share, logits in smaller]
+        coarse = [share * self.loss(logits, *self._coarse(logits, target, weight)) for share, logits in smaller]
         return torch.stack([shares[0] * finest, *coarse]).sum(0)
 
     def _shares(self, outputs: Sequence[Tensor]) -> Sequence[float]:
@@ -78,6 +82,19 @@ class DeepSupervision(nn.Module):
                 f"{len(self.weights)}."
             )
         return self.weights
+
+    def _coarse(
+        self, logits: Tensor, target: Tensor | Target, weight: Tensor | None
+    ) -> tuple[Tensor | Target, Tensor | None]:
+        """Target and weight at the size of the logits; a `Target` derives anew, with voxels that much larger."""
+        if isinstance(target, Tensor):
+            return self._resized(logits, target, weight)
+        labels, weight = self._resized(logits, target.labels, weight)
+        spacing = target.spacing
+        if spacing is not None:
+            fine = target.labels.shape[-logits.ndim + 2 :]
+            spacing = spacing * torch.tensor([a / b for a, b in zip(fine, logits.shape[2:], strict=True)])
+        return Target(labels, ignore_index=target.ignore_index, spacing=spacing), weight
 
     def _resized(self, logits: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor | None]:
         space, labels = tuple(logits.shape[2:]), not target.is_floating_point()

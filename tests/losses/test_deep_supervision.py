@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import delineate.losses as L
+from delineate.target import Target
 from losses.cases import DEFAULTS, value_and_gradient
 
 VOID = 255
@@ -134,3 +135,18 @@ def test_compiles():
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(outputs, target), loss(outputs, target))
     torch.compiler.reset()
+
+
+def test_a_target_is_derived_anew_at_every_scale():
+    """With the voxels of each; what was prepared is that of the finest."""
+    outputs = [torch.randn(2, 2, size, size, dtype=torch.float64) for size in (16, 8, 4)]
+    labels = torch.zeros(2, 16, 16, dtype=torch.long)
+    labels[:, 4:12, 4:13] = 1
+    loss = L.DeepSupervision(L.DiceLoss() + L.BoundaryLoss(classes=[1]), weights=[1, 1, 1])
+    torch.testing.assert_close(loss(outputs, Target(labels)), loss(outputs, labels))
+    target = Target(labels, spacing=[0.5, 2.0])
+    alone = [L.BoundaryLoss(classes=[1], spacing=[0.5 * k, 2.0 * k]) for k in (1, 2, 4)]
+    coarse = [labels, *(loss._resized(z, labels, None)[0] for z in outputs[1:])]
+    expected = sum(one(z, y) for one, z, y in zip(alone, outputs, coarse, strict=True))
+    boundary = L.DeepSupervision(L.BoundaryLoss(classes=[1]), weights=[1, 1, 1])
+    torch.testing.assert_close(boundary(outputs, target), expected)
