@@ -67,17 +67,16 @@ def _along(mean: Tensor, variance: Tensor | None, taps: list[float], dim: int) -
     size = mean.shape[dim] - 2 * half
     centre = mean.narrow(dim, half, size)
     total = torch.zeros_like(centre) if variance is None else smooth(variance, taps, dim)
-    moved = centre
+    shift = None
     for k, tap in enumerate(taps[:half]):
         before, after = (mean.narrow(dim, place, size) - centre for place in (k, 2 * half - k))
         bend, slope = before + after, before.sub_(after)
-        moved = torch.add(moved, bend, alpha=tap)
-        total.addcmul_(slope, slope, value=tap / 2)
-        total.addcmul_(bend, bend, value=tap / 2 - (tap**2 if half == 1 else 0))
-    if half > 1:
-        shift = moved - centre
-        total.addcmul_(shift, shift, value=-1)
-    return moved, total
+        total.addcmul_(slope, slope, value=tap / 2).addcmul_(bend, bend, value=tap / 2)
+        shift = bend.mul_(tap) if shift is None else shift.add_(bend, alpha=tap)
+    if shift is None:
+        return centre, total
+    total.addcmul_(shift, shift, value=-1)
+    return shift.add_(centre), total
 
 
 def binary_moments(mask: Tensor, taps: list[float], dims: list[int]) -> tuple[Tensor, Tensor]:

@@ -53,6 +53,7 @@ WINDOWS = {
     "C1a": "windows that end at ignored voxels differ from those that are mirrored at the border of the image",
     "C22": "divides by the number of selected voxels, so that more of them may cost less",
 }
+UNDETACHED = {"C2c": "raising a flat prediction gives it structure, and with it error, before it matches the target"}
 BATCH_MAXIMUM = {"C11": "the largest error is that of the batch", "C12": "as C11"}
 PATCHES = {
     "C1a": "patches with ignored voxels differ from those at the border of the image",

@@ -62,7 +62,10 @@ def assert_sum(a, b, mode, kind, reduction):
 @both_modes
 def test_c10a_sum_of_every_pair_is_the_sum_of_its_terms(a, mode):
     """The terms share one pass, which must do all that each of them needs, and what `parse` reads is equal."""
-    for number, b in enumerate(PAIRED[: PAIRED.index(a) + 1]):
+    others = PAIRED[: PAIRED.index(a) + 1]
+    if a.spatial:  # with those that may share geometry, and with some that share the pass
+        others = [b for place, b in enumerate(others) if b.spatial or place % 5 == 0]
+    for number, b in enumerate(others):
         assert_sum(a, b, mode, kind_of(number % 2, a, b), "none" if number % 3 else "mean")
 
 

@@ -53,6 +53,7 @@ def work(rank, split, folder, ignored):
             dist.all_reduce(mean)  # as DistributedDataParallel does
             found.append(torch.stack([pair[0], mean / len(split)]))
     torch.save(torch.stack(found), f"{folder}/{rank}.pt")
+    dist.barrier()  # no rank takes the group apart while another still uses it
     dist.destroy_process_group()
 
 
