@@ -210,8 +210,7 @@ class GeneralizedSurfaceLoss(DistanceLoss):
     Use for: a boundary loss between 0 and 1 that needs no schedule, beside DiceCE with equal weights.
     Not for: details at the boundary, where distances are small: it looks at far voxels first.
     Notes: per class and sample, as in the authors' code; the paper has one ratio of sums over classes. The authors
-    leave
-    the background out: `classes=[1, ...]`.
+    leave the background out: `classes=[1, ...]`.
     Reference: Celaya et al., A generalized surface loss for reducing the Hausdorff distance in medical imaging
     segmentation, 2023, arXiv 2302.03868.
     """

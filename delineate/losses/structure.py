@@ -73,7 +73,7 @@ class StructuralSimilarityLoss(OneVsRestLoss):
         padding: "reflect" mirrors the image at its border, "zeros" puts background and p = 0 there.
         ignored: "drop" leaves ignored voxels out of the windows, "zero" takes them for background with p = 0.
         detach_weight: whether e is a weight without a gradient of its own. The value is the same. With one, a missed
-            object may ask for less: raising a flat prediction first raises e.
+            object may ask for less of itself: raising a flat prediction first raises e.
         mode: "sigmoid", one class against the rest also for integer labels, or "softmax". common: see `Loss`.
 
     Shape: see `Loss`. With reflected margins each axis longer than 1 must be longer than half the window.

@@ -78,6 +78,9 @@ class EachVoxelLoss(VoxelLoss):
         """Minus the costs with the weights of their classes and voxels, (N, K, V)."""
         weights = self.class_weights(inputs.shape[1], inputs.logits.device)
         gains = self.gains(inputs, found, weights, self.classes is None and self.class_weight is None)
+        return self.by_voxel_weight(inputs, gains)
+
+    def by_voxel_weight(self, inputs: Inputs, gains: Tensor) -> Tensor:
         return gains if inputs.weight is None else gains * inputs.weight[:, None].to(gains.dtype)
 
     def candidates(self, inputs: Inputs) -> Tensor | None:
@@ -103,9 +106,10 @@ class HardestLoss(EachVoxelLoss):
 
     def compute(self, inputs: Inputs) -> Tensor:
         found = inputs.overlap(self.mode, self.ignore_index)
-        weighted, candidates = self.weighted_gains(inputs, found), self.candidates(inputs)
-        scored = self.scored(inputs.logits.shape[1], inputs.logits.device).double()
+        candidates, scored = self.candidates(inputs), self.scored(inputs.shape[1], inputs.logits.device).double()
         plain = self.gains(inputs, found, scored, self.classes is None)
+        by_voxel = self.class_weight is None
+        weighted = self.by_voxel_weight(inputs, plain) if by_voxel else self.weighted_gains(inputs, found)
         if weighted.numel() == 0:
             return self.average(weighted.flatten(1).sum(1).double(), found.valid, found.valid > 0)
         rows = 1 if self.reduction == "mean" else len(weighted)

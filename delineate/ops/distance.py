@@ -55,7 +55,6 @@ def squared_distances(target: Tensor, channels: int, ignored: Tensor | None, spa
         return _separable(masks, ignored, spacing).contiguous()
     found = torch.empty(masks.shape, dtype=torch.float32)
     sizes = _sizes(spacing, masks)
-
     for n, size in enumerate(sizes if masks.numel() else []):
         void = None if ignored is None else ignored[n].numpy()
         found[n] = torch.from_numpy(_of_masks(masks[n].numpy(), void, size))
@@ -83,8 +82,7 @@ def squared_label_distances(labels: Tensor, ignored: Tensor | None, spacing: Ten
         return found.contiguous()
     if not labels.numel():
         return torch.empty(labels.shape, dtype=torch.float32)
-    names = labels.long()  # of bool and unsigned labels there is no smallest one
-    names = (names - names.min() + 1).numpy().astype(np.uint32)
+    names = (labels - labels.min() + 1).numpy().astype(np.uint32)
     return torch.stack([torch.from_numpy(_finite(_edt(one, size))) for one, size in zip(names, sizes, strict=True)])
 
 

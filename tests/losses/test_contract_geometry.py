@@ -113,7 +113,7 @@ def test_c23_copies_of_a_target(case):
 
 @by_distance
 def test_c16a_spacing_is_that_of_the_axes(case):
-    """A loss in millimetres: stretching an axis is repeating its voxels, for losses that are means."""
+    """Given to the loss, to the target, or to each sample, it is the same, and it matters."""
     logits, labels = batch((6, 5))
     plain = case.build()(logits, labels)
     close(case.build(spacing=[1.0, 1.0])(logits, labels), plain)
