@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from delineate.ops.components import cells, components
 from delineate.ops.contour import contour_sizes
 from delineate.ops.distance import squared_distances, squared_label_distances
 from delineate.ops.skeleton import skeletons, tubes
@@ -24,6 +25,10 @@ class Geometry(NamedTuple):
     """One of `KINDS`."""
     spacing: tuple[float, ...] | None = None
     """Size of a voxel along each axis; None: that of the target."""
+    connectivity: str = "full"
+    """What hangs together, of components and their cells: "face", "edge" or "full"."""
+    min_size: int = 1
+    """Voxels of the smallest component that is looked at."""
 
 
 class Target:
@@ -70,8 +75,8 @@ class Target:
             labels = self.labels.reshape(*(shape if dense else (samples, *space)))
             ignored = None if dense or self.ignore_index is None else labels.long() == self.ignore_index
             spacing = self.voxel_size(geometry.spacing, samples, len(space))
-            self._found[geometry] = _DERIVED[geometry.kind](labels, channels, ignored, spacing)
-        found, expected = self._found[geometry], _shape(geometry.kind, shape)
+            self._found[geometry] = _DERIVED[geometry.kind](labels, channels, ignored, spacing, geometry)
+        found, expected = self._found[geometry], _shape(geometry.kind, shape, self.labels.is_floating_point())
         if tuple(found.shape) != expected:
             raise ValueError(
                 f"Target: `prepared` {geometry.kind} must be {expected} to match logits {tuple(shape)}; got "
@@ -108,26 +113,52 @@ class Target:
         return sizes.expand(samples, dims).to(self.labels.device)
 
 
-def _shape(kind: str, shape: Sequence[int]) -> tuple[int, ...]:
+def _shape(kind: str, shape: Sequence[int], dense: bool) -> tuple[int, ...]:
     """That of what is derived for logits of a shape; see `KINDS`."""
     samples, channels, *space = shape
-    of_kind = {"label_distances": (samples, *space), "contour_sizes": (samples, 2, channels)}
+    of_kind = {
+        "label_distances": (samples, *space),
+        "contour_sizes": (samples, 2, channels),
+        "cells": (samples, max(channels - 1, 1), *space),
+    }
+    if not dense:
+        of_kind |= dict.fromkeys(("components", "all_components"), (samples, *space))
     return of_kind.get(kind, (samples, channels, *space))
 
 
-def _label_distances(labels: Tensor, channels: int, ignored: Tensor | None, spacing: Tensor | None) -> Tensor:
+def _label_distances(labels: Tensor, ignored: Tensor | None, spacing: Tensor | None) -> Tensor:
     return squared_label_distances(labels.argmax(1) if labels.is_floating_point() else labels, ignored, spacing)
 
 
-_DERIVED: dict[str, Callable[[Tensor, int, Tensor | None, Tensor | None], Tensor]] = {
-    "distances": squared_distances,
-    "label_distances": _label_distances,
-    "contour_sizes": lambda labels, channels, ignored, spacing: contour_sizes(labels, channels, ignored),
-    "skeletons": lambda labels, channels, ignored, spacing: skeletons(labels, channels, ignored),
-    "tubes": lambda labels, channels, ignored, spacing: tubes(labels, channels, ignored, True),
-    "channel_tubes": lambda labels, channels, ignored, spacing: tubes(labels, channels, ignored, False),
+def _components(everything: bool) -> "Derive":
+    return lambda labels, channels, ignored, spacing, asked: components(
+        labels, channels, ignored, asked.connectivity, asked.min_size, everything
+    )
+
+
+def _cells(everything: bool) -> "Derive":
+    return lambda labels, channels, ignored, spacing, asked: cells(
+        labels, channels, ignored, spacing, asked.connectivity, asked.min_size, everything
+    )
+
+
+Derive = Callable[[Tensor, int, Tensor | None, Tensor | None, Geometry], Tensor]
+"""Of labels, the number of channels, ignored voxels, the size of a voxel, and what was asked for."""
+_DERIVED: dict[str, Derive] = {
+    "distances": lambda labels, channels, ignored, spacing, _: squared_distances(labels, channels, ignored, spacing),
+    "label_distances": lambda labels, channels, ignored, spacing, _: _label_distances(labels, ignored, spacing),
+    "contour_sizes": lambda labels, channels, ignored, spacing, _: contour_sizes(labels, channels, ignored),
+    "skeletons": lambda labels, channels, ignored, spacing, _: skeletons(labels, channels, ignored),
+    "tubes": lambda labels, channels, ignored, spacing, _: tubes(labels, channels, ignored, True),
+    "channel_tubes": lambda labels, channels, ignored, spacing, _: tubes(labels, channels, ignored, False),
+    "components": _components(False),
+    "all_components": _components(True),
+    "cells": _cells(False),
+    "all_cells": _cells(True),
 }
 KINDS = tuple(_DERIVED)
 """What can be derived: squared distances of each voxel to the other side of the mask of each channel (N, C, *S), or to
 the nearest voxel of another label (N, *S); voxels on the contour of each mask and in it (N, 2, C); morphological
-skeletons of the masks (N, C, *S); the surroundings of the thinned foreground, or of each thinned mask (N, C, *S)."""
+skeletons of the masks (N, C, *S); the surroundings of the thinned foreground, or of each thinned mask (N, C, *S); the
+number of each voxel's connected component, without label 0 or with it, (N, *S) of labels and (N, C, *S) of a dense map;
+the number of the component in whose Voronoi cell a voxel lies, (N, C - 1, *S) without channel 0, (N, C, *S) with it."""

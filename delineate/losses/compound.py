@@ -77,10 +77,10 @@ class ComboLoss(_CompoundLoss):
     def factors(self) -> tuple[float, float]:
         return self.ce_weight, -(1 - self.ce_weight)
 
-    def total(self, found: Overlap) -> Tensor:
+    def costs(self, found: Overlap) -> Tensor:
         off_weight = 1 - self.positive_weight
         on = torch.where(self.foreground(found.nll), self.positive_weight * found.nll, off_weight * found.nll)
-        return self.by_class_weight(on + off_weight * found.nll_off)
+        return on + off_weight * found.nll_off
 
     def class_loss(self, counts: Counts) -> Tensor:
         """The Dice coefficient: the factor is negative."""
@@ -146,12 +146,12 @@ class ExponentialLogarithmicLoss(_CompoundLoss):
     def factors(self) -> tuple[float, float]:
         return self.ce_weight, self.dice_weight
 
-    def total(self, found: Overlap) -> Tensor:
+    def costs(self, found: Overlap) -> Tensor:
         on, off = found.costs[self._cost]
         if self.class_weight is None:
             share = found.count / torch.where(found.total > 0, found.total, 1)[:, None]
             on, off = on * _rarity(share), off * _rarity(1 - share)
-        return self.by_class_weight(on + off)
+        return on + off
 
     def class_loss(self, counts: Counts) -> Tensor:
         dice = (2 * counts.tp + self.smooth) / (counts.mass + counts.count + self.smooth)
@@ -224,12 +224,12 @@ class UnifiedFocalLoss(_CompoundLoss):
         """Prices of false positives and of misses."""
         return 1 - self.fn_weight if self.fp_weight is None else self.fp_weight, self.fn_weight
 
-    def total(self, found: Overlap) -> Tensor:
+    def costs(self, found: Overlap) -> Tensor:
         focal, off = found.costs[self._cost]
         fp_weight, fn_weight = self.prices()
         of_foreground = found.nll if self.asymmetric else focal
         on = torch.where(self.foreground(focal), fn_weight * of_foreground, fp_weight * focal)
-        return self.by_class_weight(on + fp_weight * off)
+        return on + fp_weight * off
 
     def class_loss(self, counts: Counts) -> Tensor:
         value = tversky_loss(counts, *self.prices(), self.smooth)

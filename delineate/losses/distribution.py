@@ -59,18 +59,20 @@ class CrossEntropyLoss(MeanCostLoss):
     Reference: the binary and categorical forms of every survey, for example Jadon, CIBCB 2020, arXiv 2006.14822.
     """
 
+    cost = Cost()
+
     def __init__(self, *, normalize: str = "count", label_smoothing: float = 0.0, **common: Unpack[Common]):
         super().__init__(**common)
         self.normalize = self._option("normalize", normalize, NORMALIZE)
         self.label_smoothing = self._number("label_smoothing", label_smoothing, 0, 1, below=True)
         self.needs = ("spread",) if label_smoothing else ()
 
-    def total(self, found: Overlap) -> Tensor:
+    def costs(self, found: Overlap) -> Tensor:
         truth = found.nll + found.nll_off
         if self.label_smoothing:
             outcomes = truth.shape[1] if self.mode == "softmax" else 2
             truth = (1 - self.label_smoothing) * truth + self.label_smoothing / outcomes * found.spread
-        return self.by_class_weight(truth)
+        return truth
 
     def divisor(self, found: Overlap) -> Tensor:
         if self.normalize == "count":
@@ -105,12 +107,12 @@ class BalancedCrossEntropyLoss(MeanCostLoss):
     def __init__(self, **common: Unpack[Common]):
         super().__init__(**common)
 
-    def total(self, found: Overlap) -> Tensor:
+    def costs(self, found: Overlap) -> Tensor:
         share = found.count / torch.where(found.total > 0, found.total, 1)[:, None]
         full, empty = share > 1 - _ROUNDING, share < _ROUNDING
         single = full.any(1, keepdim=True) if self.mode == "softmax" else full | empty
         on, off = torch.where(single, 1.0, 1 - share), torch.where(single, 1.0, share)
-        return self.by_class_weight(on * found.nll + off * found.nll_off)
+        return on * found.nll + off * found.nll_off
 
 
 class TopKLoss(HardestLoss):
@@ -214,8 +216,8 @@ class FocalLoss(MeanCostLoss):
     def __init__(self, *, gamma: float = 2.0, alpha: float | Sequence[float] | None = None, **common: Unpack[Common]):
         super().__init__(**common)
         self.gamma = self._number("gamma", gamma, 0)
-        self._cost = Cost(gamma=self.gamma)
-        self.needs = (self._cost,)
+        self.cost = Cost(gamma=self.gamma)
+        self.needs = (self.cost,)
         self.alpha = alpha
         if alpha is None:
             return
@@ -230,11 +232,12 @@ class FocalLoss(MeanCostLoss):
         else:
             self.class_weight, self.alpha = self._checked_weights(alpha), None
 
-    def total(self, found: Overlap) -> Tensor:
-        on, off = found.costs[self._cost]
-        if isinstance(self.alpha, (int, float)):
-            on, off = self.alpha * on, (1 - self.alpha) * off
-        return self.by_class_weight(on + off)
+    def costs(self, found: Overlap) -> Tensor:
+        (on, off), (on_factor, off_factor) = found.costs[self.cost], self.factors()
+        return on_factor * on + off_factor * off
+
+    def factors(self) -> tuple[float, float]:
+        return (self.alpha, 1 - self.alpha) if isinstance(self.alpha, (int, float)) else (1.0, 1.0)
 
 
 class PolyLoss(MeanCostLoss):
@@ -268,12 +271,12 @@ class PolyLoss(MeanCostLoss):
         super().__init__(**common)
         self.epsilon = self._number("epsilon", epsilon, -1)
         self.gamma = self._number("gamma", gamma, 0)
-        self._cost = Cost(gamma=self.gamma, epsilon=self.epsilon)
-        self.needs = (self._cost,)
+        self.cost = Cost(gamma=self.gamma, epsilon=self.epsilon)
+        self.needs = (self.cost,)
 
-    def total(self, found: Overlap) -> Tensor:
-        on, off = found.costs[self._cost]
-        return self.by_class_weight(on + off)
+    def costs(self, found: Overlap) -> Tensor:
+        on, off = found.costs[self.cost]
+        return on + off
 
 
 class DistancePenalizedCELoss(EachVoxelLoss):

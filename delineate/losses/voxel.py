@@ -37,15 +37,15 @@ class MeanCostLoss(VoxelLoss):
     """A sum of costs by sample and class, divided by the number of scored voxels."""
 
     @abstractmethod
-    def total(self, found: Overlap) -> Tensor:
-        """Sum of the weighted costs by sample, (N,)."""
+    def costs(self, found: Overlap) -> Tensor:
+        """Sum of the costs by sample and class, (N, C)."""
 
     def by_class_weight(self, table: Tensor) -> Tensor:
         """Sum a table (N, C) over its scored classes, weighted: (N,)."""
         return (self.class_weights(table.shape[1], table.device) * table).sum(1)
 
     def voxel_value(self, found: Overlap) -> Tensor:
-        return self.average(self.total(found), self.divisor(found), found.valid > 0)
+        return self.average(self.by_class_weight(self.costs(found)), self.divisor(found), found.valid > 0)
 
     def compute(self, inputs: Inputs) -> Tensor:
         return self.voxel_value(inputs.overlap(self.mode, self.ignore_index))

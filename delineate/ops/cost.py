@@ -6,6 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from delineate.ops.blocks import refuse_second_derivative
+from delineate.ops.transforms import differentiable
+
 _SMALL, _LARGE = 1e-30, 1e30
 """Bounds that only p = 1 and p = 0 reach, where the factors beside them are 0."""
 
@@ -53,3 +56,37 @@ def unpacked(numbers: Sequence[float]) -> Iterator[tuple[int, Cost]]:
     """The costs of a flat list, each with its place."""
     for place in range(len(numbers) // 3):
         yield place, Cost(*numbers[3 * place : 3 * place + 3])
+
+
+@torch.library.custom_op("delineate::voxel_costs", mutates_args=())
+def _voxel_costs(log_p: Tensor, cost: Sequence[float]) -> Tensor:
+    """A packed cost of every log-probability, any shape."""
+    return Cost(*cost).value(log_p)
+
+
+@torch.library.custom_op("delineate::voxel_costs_backward", mutates_args=())
+def _voxel_costs_backward(grad: Tensor, log_p: Tensor, cost: Sequence[float]) -> Tensor:
+    return Cost(*cost).slope(log_p, log_p.exp()).mul_(grad)
+
+
+@_voxel_costs.register_fake
+def _(log_p, cost):
+    return torch.empty_like(log_p)
+
+
+@_voxel_costs_backward.register_fake
+def _(grad, log_p, cost):
+    return torch.empty_like(log_p)
+
+
+def _context(ctx, inputs, output):
+    log_p, ctx.cost = inputs
+    ctx.save_for_backward(log_p)
+
+
+def _backward(ctx, grad):
+    return voxel_costs_backward(grad, ctx.saved_tensors[0], ctx.cost), None
+
+
+voxel_costs = differentiable(_voxel_costs, _backward, _context)
+voxel_costs_backward = differentiable(_voxel_costs_backward, refuse_second_derivative)

@@ -101,7 +101,8 @@ def _forward(
         w = alive if w is None else w
         row[VOXELS] = y.double() @ alive.double() if softmax else alive.sum()
         row[COUNT] = y.double() @ w.double()
-        row[TP] = row_sums(torch.minimum(p, y), w)
+        hit = torch.minimum(p, y)
+        row[MASS], row[TP] = row_sums(p - hit, w), row_sums(hit, w)
         row[NLL] = -row_sums(_if(y, on), w)
         for k, cost in unpacked(costs):
             row[COSTS + 2 * k] = row_sums(_if(y, cost.value(on)), w)
@@ -118,7 +119,6 @@ def _forward(
             row[SQUARES] = row_sums(p.square(), w)
             row[PRODUCT] = row_sums(p * y, w)
             row[TARGET_SQUARES] = row_sums(y.square(), w)
-        row[MASS] = row_sums(p, w)
         row[-2:] = torch.stack([alive.sum(dtype=torch.float64), w.sum(dtype=torch.float64)])[:, None]
         if per_voxel:
             lp = torch.where(y > 0, on, off)
@@ -127,6 +127,7 @@ def _forward(
 
     for n, found in sweep(sums_of, logits):
         sums[n] += found
+    sums[:, MASS] += sums[:, TP]  # see overlap_labels
     return log_p, sums[:, :-2].clone(), sums[:, -2:, 0].clone()
 
 

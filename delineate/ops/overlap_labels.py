@@ -82,14 +82,17 @@ def _forward(
             row[SQUARES] = sum_by_class(y, hit.square() if w is None else hit.square().mul_(w), classes)
             miss = torch.expm1(lp).square_()
             row[MISS_SQUARES] = sum_by_class(y, miss if w is None else miss.mul_(w), classes)
-            row[FALSE_SQUARES] = row_sums(p.square().scatter_(0, y[None], 0), w)
-        row[MASS] = row_sums(p, w)
+        false = p.scatter_(0, y[None], 0)
+        if squares:
+            row[FALSE_SQUARES] = row_sums(false.square(), w)
+        row[MASS] = row_sums(false, w)
         return row
 
     for n, found in sweep(sums_of, logits):
         sums[n] += found
     if weight is None:
         sums[:, COUNT] = sums[:, VOXELS]
+    sums[:, MASS] += sums[:, TP]  # false positives were summed by themselves: a few voxels beside a million hits
     sums[:, SQUARES] += sums[:, FALSE_SQUARES]
     sums[:, PRODUCT] = sums[:, TP]
     sums[:, TARGET_SQUARES] = sums[:, COUNT]
