@@ -40,6 +40,7 @@ _FORMS = {
     "label_distances": DerivedMap,
     "skeletons": DerivedMap,
     "contour_sizes": DerivedSizes,
+    **dict.fromkeys(("components", "all_components", "cells", "all_cells"), DerivedMap),
 }
 """How what is derived moves; thinning, which goes by the parity of coordinates, does not commute with flips."""
 

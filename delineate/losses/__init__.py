@@ -26,6 +26,7 @@ from delineate.losses.hausdorff import (
     HausdorffErosionLoss,
     WeightedHausdorffLoss,
 )
+from delineate.losses.instance import BidirectionalComponentLoss, BlobLoss, ComponentLoss, InverseSizeLoss
 from delineate.losses.loss import Loss, Sum
 from delineate.losses.lovasz import LovaszLoss
 from delineate.losses.region import (
@@ -79,6 +80,11 @@ __all__ = [  # noqa: RUF022  (grouped by family: the table of contents)
     "RMILoss",
     "SoftClDiceLoss",
     "SkeletonRecallLoss",
+    # instance: sums per connected component
+    "BlobLoss",
+    "ComponentLoss",
+    "BidirectionalComponentLoss",
+    "InverseSizeLoss",
     # compound: both in one formula
     "ComboLoss",
     "ExponentialLogarithmicLoss",

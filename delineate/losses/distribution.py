@@ -140,6 +140,8 @@ class TopKLoss(HardestLoss):
     2016, arXiv 1605.06885, for the idea; Isensee et al., nnU-Net, for the form.
     """
 
+    cost = Cost()
+
     def __init__(self, *, k: float = 0.1, **common: Unpack[Common]):
         super().__init__(**common)
         self.k = self._number("k", k, 0, 1, above=True)

@@ -6,10 +6,10 @@ import inspect
 import json
 from typing import Any, NoReturn
 
-from delineate.losses import boundary, compound, distribution, hausdorff, lovasz, region, schedule, structure
+from delineate.losses import boundary, compound, distribution, hausdorff, instance, lovasz, region, schedule, structure
 from delineate.losses.loss import Loss, arguments
 
-FAMILIES = (distribution, region, lovasz, boundary, hausdorff, structure, compound, schedule)
+FAMILIES = (distribution, region, lovasz, boundary, hausdorff, structure, instance, compound, schedule)
 ALIASES = {
     "CE": "CrossEntropy",
     "DiceCE": "Dice + CE",

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from delineate.ops.blocks import refuse_second_derivative, sum_by_class
+from delineate.ops.components import MOST
 from delineate.ops.cost import unpacked
 from delineate.ops.threads import in_threads
 from delineate.ops.transforms import differentiable
 
-SUMS = ("voxels", "count", "label", "nll", "tp", "squares", "miss_squares")
-VOXELS, COUNT, LABEL, NLL, TP, SQUARES, MISS_SQUARES = range(len(SUMS))
+SUMS = ("voxels", "count", "label", "tp", "squares", "miss_squares")
+VOXELS, COUNT, LABEL, TP, SQUARES, MISS_SQUARES = range(len(SUMS))
 COSTS = len(SUMS)
 """Where the rows of further costs begin."""
 BLOCK = 1 << 18
@@ -51,7 +52,7 @@ def _component_sums(
         costs: packed costs of a voxel to sum, see `delineate.ops.cost`.
 
     Returns:
-        (N, rows, K + 1) float64: voxels; their weights w; the label; sums of w (-log p), w p, w p^2, w (1 - p)^2; and
+        (N, rows, K + 1) float64: voxels; their weights w; the label; sums of w p, w p^2, w (1 - p)^2; and
         of w cost(log p) for each cost.
     """
     found = log_p.new_zeros(len(log_p), COSTS + len(costs) // 3, segments + 1, dtype=torch.float64)
@@ -62,7 +63,7 @@ def _component_sums(
         p = lp.exp()
         rows: list[Tensor | None] = [None] * len(sums)
         rows[VOXELS], rows[COUNT] = torch.ones_like(lp), torch.ones_like(lp) if w is None else w
-        rows[NLL], rows[TP] = -lp, p
+        rows[TP] = p
         if squares:
             rows[SQUARES], rows[MISS_SQUARES] = p.square(), torch.expm1(lp).square_()
         for k, cost in unpacked(costs):
@@ -90,7 +91,7 @@ def _component_sums_backward(
         place = _inside(ids[n])
         numbers, lp = ids[n].index_select(0, place).long(), log_p[n].index_select(0, place)
         p, by_voxel = lp.exp(), g.index_select(1, numbers)
-        found = (by_voxel[TP] * p).sub_(by_voxel[NLL])
+        found = by_voxel[TP] * p
         if squares:
             found += 2 * p * (by_voxel[SQUARES] * p + by_voxel[MISS_SQUARES] * torch.expm1(lp))
         for k, cost in unpacked(costs):
@@ -104,6 +105,17 @@ def _component_sums_backward(
 @_component_sums_backward.register_fake
 def _(log_p, ids, weight, g_sums, squares, costs):
     return torch.empty_like(log_p)
+
+
+def segments_of(ids: Tensor) -> int:
+    """The largest number of any sample; where values may not be looked at, the most there can be.
+
+    Args:
+        ids: numbers of components, (N, ...).
+    """
+    hidden = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    most = min(MOST, ids[0].numel()) if len(ids) else 0
+    return most if hidden or not ids.numel() else int(ids.max())
 
 
 def _inside(ids: Tensor) -> Tensor:

@@ -77,3 +77,60 @@ def _(values, candidates, fraction, at_least=1, above=None):
 
 
 hardest.register_vmap(batched(hardest))
+
+
+@torch.library.custom_op("delineate::hardest_of_regions", mutates_args=())
+def hardest_of_regions(costs: Tensor, ids: Tensor, background: Tensor | None, keep: Tensor, split: bool) -> Tensor:
+    """Weights with which the costs of voxels add up to the mean of the K largest of each region, over all regions.
+
+    A region is a component and all of the background beside it. The largest costs of the background are ordered once;
+    a component's own j-th largest is kept while fewer than K - j costs of the background exceed it.
+
+    Args:
+        costs: (N, R, V), at least 0.
+        ids: number of each voxel's component, (N, R, V) int32; 0 for none.
+        background: (N, R, V) bool, voxels beside every component; None: there are none.
+        keep: K of each sample, (N,) int64, at least 1.
+        split: whether costs of the background are divided by the number of components.
+
+    Returns:
+        (N, R, V) of the type of the costs.
+    """
+    weights = torch.zeros_like(costs)
+    for n, r in np.ndindex(*costs.shape[:2]):
+        beside = None if background is None else background[n, r].cpu().numpy()
+        found = _of_one_class(costs[n, r].cpu().numpy(), ids[n, r].cpu().numpy(), beside, int(keep[n]), split)
+        weights[n, r] = torch.from_numpy(found)
+    return weights
+
+
+def _of_one_class(
+    costs: np.ndarray, ids: np.ndarray, background: np.ndarray | None, keep: int, split: bool
+) -> np.ndarray:
+    weights = np.zeros_like(costs)
+    places = np.flatnonzero(ids)
+    if not places.size:
+        return weights
+    order = np.lexsort((-costs[places], ids[places]))
+    places, numbers = places[order], ids[places][order]
+    starts = np.flatnonzero(np.diff(numbers, prepend=-1))
+    number_of = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(numbers)))
+    rank = np.arange(len(numbers)) - starts[number_of]
+    share = 1 / len(starts) if split else 1.0
+    beside = np.flatnonzero(background) if background is not None else np.empty(0, np.int64)
+    largest = beside[np.argsort(-costs[beside], kind="stable")[:keep]]
+    ascending = costs[largest][::-1] * share
+    kept = len(largest) - np.searchsorted(ascending, costs[places], side="right") + rank < keep
+    weights[places[kept]] = 1 / keep
+    taken = np.minimum(keep - np.bincount(number_of, kept, len(starts)).astype(int), len(largest))
+    more = len(starts) - np.cumsum(np.bincount(taken, minlength=len(largest) + 1))[: len(largest)]
+    weights[largest] = more * share / keep
+    return weights
+
+
+@hardest_of_regions.register_fake
+def _(costs, ids, background, keep, split):
+    return torch.empty_like(costs)
+
+
+hardest_of_regions.register_vmap(batched(hardest_of_regions))
