@@ -41,6 +41,7 @@ from losses.exemptions import (
 )
 from reference import boundary as B
 from reference import compound as P
+from reference import instance as N
 from reference import region as R
 from reference import structure as S
 from reference import voxel as V
@@ -73,6 +74,8 @@ class Case:
     """Its least value depends on the target: that of a perfect prediction, see `best`."""
     exempt: dict[str, str] = field(default_factory=dict)
     """Items of the contract that do not hold, and why."""
+    inner: Callable[..., L.Loss] | None = None
+    """The loss inside, of a loss by instance: it takes the common arguments."""
 
     @property
     def by_foreground(self) -> bool:
@@ -90,7 +93,7 @@ class Case:
         return "dense" if self.hard_only else "soft"
 
     def build(self, **common: Any) -> L.Loss:
-        return self.cls(**self.own, **common)
+        return self.cls(**self.own, **common) if self.inner is None else self.cls(self.inner(**common), **self.own)
 
     def best(self, target, channels: int, mode: str, **common: Any) -> float:
         """The value at a perfect prediction of labels."""
@@ -104,7 +107,8 @@ class Case:
         return torch.as_tensor(self.formula(*arrays, weight, **self.own, **common))
 
     def __repr__(self) -> str:
-        return f"{self.cls.__name__}({','.join(f'{k}={v}' for k, v in self.own.items())})"
+        inner = [] if self.inner is None else [repr(self.inner())]
+        return f"{self.cls.__name__}({','.join([*inner, *(f'{k}={v}' for k, v in self.own.items())])})"
 
 
 def rows(cls: type[L.Loss], formula: Callable[..., Any], *settings: dict[str, Any], **facts: Any) -> list[Case]:
@@ -123,6 +127,28 @@ def region(cls: type[L.Loss], formula: Callable[..., Any], *settings: dict[str, 
 def of_maps(cls: type[L.Loss], formula: Callable[..., Any], *settings: dict[str, Any], **facts: Any) -> list[Case]:
     """Rows of a loss of sums against maps of the target."""
     return rows(cls, formula, *settings, region=True, pooled=True, spatial=True, **facts)
+
+
+def by_instance(
+    cls: type[L.Loss], formula: Callable[..., Any], inner: Callable[..., L.Loss], name: str, *settings: dict[str, Any],
+    **facts: Any,
+) -> list[Case]:  # fmt: skip
+    """Rows of a loss by instance with another inside, which the reference has under a name."""
+    ratio = name in N.REGION
+    facts = {"region": ratio, "pooled": ratio, "spatial": True} | facts
+    return rows(cls, partial(formula, inner=name), *settings, inner=inner, **facts)
+
+
+def inverse_size(formula: Callable[..., Any], inner: Callable[..., L.Loss], *settings: dict[str, Any], **facts: Any):
+    """Rows of the loss with another inside, whose reference takes the weights."""
+
+    def weighted(logits, target, weight=None, *, weighting="foreground", clip=None, connectivity="full", **common):
+        told = {key: common[key] for key in ("classes", "mode", "ignore_index") if key in common}
+        options = {"weighting": weighting, "clip": clip, "connectivity": connectivity}
+        weights = N.inverse_size_weights(target, logits.shape[1], **options, **told).astype(np.float32)
+        return formula(logits, target, weights if weight is None else weights * weight, **common)
+
+    return rows(L.InverseSizeLoss, weighted, *settings, inner=inner, spatial=True, **facts)
 
 
 def skeleton_recall(logits, target, weight=None, *, mode="softmax", ignore_index=None, **common):
@@ -316,6 +342,43 @@ CASES = [
     ),
     *of_maps(L.SoftClDiceLoss, S.soft_cldice_loss, {}, {"iterations": 20, "smooth": 0.1}, exempt=MASKS_ONLY | SKELETON),
     *of_maps(L.SkeletonRecallLoss, skeleton_recall, {}, {"smooth": 0.0}, exempt=MASKS_ONLY | SKELETON | RECALL),
+    *by_instance(
+        L.BlobLoss,
+        N.blob_loss,
+        L.DiceLoss,
+        "dice",
+        {},
+        {"fp_scope": "split", "connectivity": "face"},
+        {"fp_scope": "voronoi"},
+    ),
+    *by_instance(L.BlobLoss, N.blob_loss, partial(L.DiceLoss, squared=True), "squared_dice", {"min_size": 2}),
+    *by_instance(L.BlobLoss, N.blob_loss, L.JaccardLoss, "jaccard", {"fp_scope": "split"}),
+    *by_instance(L.BlobLoss, N.blob_loss, L.TverskyLoss, "tversky", {}),
+    *by_instance(L.BlobLoss, N.blob_loss, L.FocalTverskyLoss, "focal_tversky", {}),
+    *by_instance(L.BlobLoss, N.blob_loss, L.CrossEntropyLoss, "ce", {}, {"fp_scope": "voronoi"}),
+    *by_instance(L.BlobLoss, N.blob_loss, L.FocalLoss, "focal", {"fp_scope": "split"}),
+    *by_instance(L.BlobLoss, N.blob_loss, L.TopKLoss, "topk", {}, {"fp_scope": "split"}),
+    *by_instance(L.ComponentLoss, N.component_loss, L.DiceLoss, "dice", {}),
+    *by_instance(L.ComponentLoss, N.component_loss, L.PolyLoss, "poly", {"connectivity": "face"}),
+    *by_instance(
+        L.BidirectionalComponentLoss, N.bidirectional_component_loss, L.DiceLoss, "dice", {}, detached=True
+    ),
+    *by_instance(
+        L.BidirectionalComponentLoss,
+        N.bidirectional_component_loss,
+        L.CrossEntropyLoss,
+        "ce",
+        {"predicted_weight": 0.3},
+        detached=True,
+    ),
+    *inverse_size(partial(V.voxel_loss, V.cross_entropy), L.CrossEntropyLoss, {}),
+    *inverse_size(
+        partial(R.region_loss, R.dice),
+        L.DiceLoss,
+        {"weighting": "volume", "clip": [0.5, 50]},
+        region=True,
+        pooled=True,
+    ),
 ]
 DEFAULTS = list({case.cls: case for case in reversed(CASES)}.values())[::-1]
 """One row of each loss: with its default arguments, but for RMI, whose patches small images do not hold."""

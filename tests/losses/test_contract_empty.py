@@ -21,7 +21,7 @@ from losses.cases import (
 )
 
 GRIDS = {"1d": (24,), "2d": (16, 16), "3d": (12, 12, 12)}
-IMAGES = {"1d": (40,), "2d": (32, 32), "3d": (4, 6, 5), "one row": (4, 1), "large": (200, 200)}
+IMAGES = {"1d": (40,), "2d": (32, 32), "3d": (4, 6, 5), "one row": (4, 1), "large": (120, 120)}
 REGION = [c for c in CASES if c.region]
 
 pytestmark = pytest.mark.filterwarnings("ignore:SoftClDiceLoss")  # wide objects are all that matters here

@@ -52,9 +52,10 @@ def test_c1b_ignore_index_without_such_voxels_changes_nothing(case, mode):
         torch.testing.assert_close(ours, without, rtol=0, atol=0)
 
 
-@every_case
+@pytest.mark.parametrize(
+    ("case", "dtype"), [*((c, torch.float64) for c in CASES), *((c, torch.float16) for c in DEFAULTS)], ids=str
+)
 @both_modes
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 def test_c1c_logits_of_ignored_voxels_do_not_matter(case, mode, dtype):
     logits, target = batch(mode=mode)
     logits = logits.to(dtype)
@@ -64,19 +65,22 @@ def test_c1c_logits_of_ignored_voxels_do_not_matter(case, mode, dtype):
     value, gradient = value_and_gradient(loss, logits, target)
     ignored = (target == VOID)[:, None].expand_as(logits)
     assert "C1c" in case.exempt or gradient[~ignored].any()
-    for bad in (torch.nan, torch.inf, -torch.inf):
-        for channels in (slice(None), slice(1, 2)):
-            spoilt = logits.clone()
-            spoilt[:, channels] = spoilt[:, channels].masked_fill(ignored[:, channels], bad)
-            ours, ours_gradient = value_and_gradient(loss, spoilt, target)
-            assert ours == value
-            assert torch.equal(ours_gradient, gradient)
-            assert not ours_gradient[ignored].any()
+    bad = itertools.product((torch.nan, torch.inf, -torch.inf), (slice(None), slice(1, 2)))
+    for number, channels in bad if case.leading and dtype == torch.float64 else [(torch.nan, slice(1, 2))]:
+        spoilt = logits.clone()
+        spoilt[:, channels] = spoilt[:, channels].masked_fill(ignored[:, channels], number)
+        ours, ours_gradient = value_and_gradient(loss, spoilt, target)
+        assert ours == value
+        assert torch.equal(ours_gradient, gradient)
+        assert not ours_gradient[ignored].any()
 
 
-@every_case
+@pytest.mark.parametrize(
+    ("case", "reduction"),
+    [*((c, "none") for c in CASES), *((c, r) for c in DEFAULTS for r in ("mean", "sum"))],
+    ids=str,
+)
 @both_modes
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_c1d_all_ignored_is_zero_with_a_graph(case, mode, reduction):
     logits, target = batch(mode=mode)
     target[:] = VOID
@@ -170,12 +174,13 @@ def test_c19_empty_batch_is_zero_with_a_graph(case, mode, reduction):
 @every_case
 @both_modes
 def test_c6_nan_in_a_valid_logit_makes_the_loss_nan(case, mode):
+    """In any channel for one row of each loss, in the last one for the others."""
     for kind in ("labels", case.soft):
         logits, target = batch((6, 7), mode=mode, kind=kind)
         if kind == "labels":
             target[:, 0] = VOID
         common = {"mode": mode, "ignore_index": VOID if kind == "labels" else None}
-        for channel, options in itertools.product(range(3), pools(case)):
+        for channel, options in itertools.product(range(3) if case.leading else [2], pools(case)):
             spoilt = logits.clone()
             spoilt[1, channel, 3, 2] = torch.nan
             assert case.build(**common, **options)(spoilt, target).isnan()

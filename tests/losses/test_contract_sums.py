@@ -1,5 +1,7 @@
 """C10, C11 and C12: sums, weights, reductions, pooling. (Several ranks: test_ranks.py.)"""
 
+import functools
+
 import pytest
 import torch
 
@@ -42,20 +44,36 @@ def kind_of(soft, *cases):
     return "labels" if not soft else "dense" if any(c.hard_only for c in cases) else "soft"
 
 
-def assert_sum(a, b, mode, kind, reduction):
+@functools.cache
+def problem(mode, kind):
+    """Logits, target and weight of all sums, and what their terms are told. Nothing writes to them."""
     logits, target = batch(mode=mode, kind=kind)
-    weight = torch.rand(3, 5, 4, dtype=torch.float64)
-    common = {"mode": mode, "reduction": reduction, "class_weight": [1.0, 0.3, 2.0]}
+    weight = torch.rand(3, 5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    common = {"mode": mode, "class_weight": [1.0, 0.3, 2.0]}
     if kind == "labels":
         target[:, 0] = 255
         common["ignore_index"] = 255
-    first, second = a.build(**common), b.build(**common)
-    terms = [value_and_gradient(loss, logits, target, weight) for loss in (first, second)]
+    return (logits, target, weight), common
+
+
+@functools.cache
+def alone(name, mode, kind, reduction):
+    """Value and gradient of the row of that name, which many sums have as a term."""
+    case = next(c for c in PAIRED + CASES if repr(c) == name)
+    inputs, common = problem(mode, kind)
+    return value_and_gradient(case.build(**common, reduction=reduction), *inputs)
+
+
+def assert_sum(a, b, mode, kind, reduction, *, parsed=True):
+    """That of a and half of b is the sum of both alone; `parsed`: of what `parse` reads, too."""
+    inputs, common = problem(mode, kind)
+    terms = [alone(repr(c), mode, kind, reduction) for c in (a, b)]
     expected = [x + 0.5 * y for x, y in zip(*terms, strict=True)]
-    total = first + 0.5 * second
-    for loss in (total, L.parse(total.expression())):
-        found = value_and_gradient(loss, logits, target, weight)
-        torch.testing.assert_close(list(found), expected, rtol=1e-9, atol=1e-12)
+    total = a.build(**common, reduction=reduction) + 0.5 * b.build(**common, reduction=reduction)
+    read = L.parse(total.expression())
+    assert read.expression() == total.expression()
+    for loss in (total, read)[: 1 + parsed]:
+        torch.testing.assert_close(list(value_and_gradient(loss, *inputs)), expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("a", PAIRED, ids=repr)
@@ -66,13 +84,12 @@ def test_c10a_sum_of_every_pair_is_the_sum_of_its_terms(a, mode):
     if a.spatial:  # with those that may share geometry, and with some that share the pass
         others = [b for place, b in enumerate(others) if b.spatial or place % 5 == 0]
     for number, b in enumerate(others):
-        assert_sum(a, b, mode, kind_of(number % 2, a, b), "none" if number % 3 else "mean")
+        assert_sum(a, b, mode, kind_of(number % 2, a, b), "none" if number % 3 else "mean", parsed=b is a)
 
 
 @every_case
 @both_modes
-@both_kinds
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize(("soft", "reduction"), [(False, "none"), (True, "sum")], ids=["labels", "dense"])
 def test_c10a_sum_of_every_row_with_dice(case, mode, soft, reduction):
     assert_sum(case, PAIRED[-2], mode, kind_of(soft, case), reduction)
 
@@ -205,7 +222,7 @@ def test_c10e_class_weight_has_one_number_per_channel_whatever_classes_says(case
 @both_kinds
 def test_c11_reductions(case, mode, soft):
     """Also with as many samples as classes, which a mistaken broadcast would hide behind a plausible shape."""
-    for samples in (1, 2, 3, 4):
+    for samples in (1, 3, 4) if case.leading else (3,):
         logits, target = batch((3, 2), samples=samples, mode=mode, kind=kind_of(soft, case))
         ignored = not soft and samples > 2
         if ignored:

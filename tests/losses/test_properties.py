@@ -26,7 +26,7 @@ MONOTONE = [c for c in VOXELS if not c.pooled and c.cls not in (L.OHEMLoss, L.Ba
 
 KNOW_THE_BACKGROUND = (L.ComboLoss, L.UnifiedFocalLoss, L.SkeletonRecallLoss)
 
-random_inputs = settings(max_examples=100, derandomize=True, deadline=None, database=None)
+random_inputs = settings(max_examples=60, derandomize=True, deadline=None, database=None)
 
 
 @dataclass
@@ -104,7 +104,7 @@ def close(a, b, **tolerance):
 
 
 @given(problems())
-@settings(random_inputs, max_examples=400)
+@settings(random_inputs, max_examples=250)
 def test_equals_the_plain_formula(p):
     assume(p.dense or (p.target != VOID).any())  # of nothing the formulae say nothing
     close(p.value(), p.case.reference(p.logits, p.target, p.weight, **p.common))
@@ -259,7 +259,7 @@ def test_float32_is_close_to_float64(p):
 
 
 @given(problems(labels=True))
-@random_inputs
+@settings(random_inputs, max_examples=30)
 def test_type_of_the_labels_does_not_matter(p):
     expected = value_and_gradient(p.loss(), p.logits, p.target, p.weight)
     for dtype in LABEL_TYPES:
@@ -304,7 +304,7 @@ def test_raising_the_truth_of_one_voxel_never_costs_an_overlap_more(p):
 
 @pytest.mark.parametrize("case", PLAIN, ids=repr)
 @given(data=st.data())
-@settings(max_examples=8, derandomize=True, deadline=None, database=None)
+@settings(max_examples=5, derandomize=True, deadline=None, database=None)
 def test_gradient_is_the_slope(case, data):
     """Along a random direction, by central differences. (Choosing losses jump: their gradient is checked apart.)"""
     p = data.draw(problems(cases=[case]))

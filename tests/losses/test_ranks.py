@@ -1,4 +1,7 @@
-"""`pool="batch"` over several processes (contract C12): one process with all the samples, split in any way."""
+"""`pool="batch"` over several processes (contract C12): one process with all the samples, split in any way.
+
+One group of processes runs all splits, of which some leave a process without samples.
+"""
 
 import pytest
 import torch
@@ -12,7 +15,14 @@ from losses.cases import CASES, DEFAULTS, batch, variant
 VOID = 255
 POOLED = [case for case in DEFAULTS if case.region and case.cls is not L.LovaszLoss]  # that one is no sum
 POOLED += [variant(L.DiceLoss, squared=True)]
-SPLITS = {"2+2": (2, 2), "3+1": (3, 1), "4+0": (4, 0), "1+2+1": (1, 2, 1), "2+2, the second ignored": (2, 2)}
+RANKS = 3
+SPLITS = {
+    "1+2+1": (1, 2, 1),
+    "2+2+0": (2, 2, 0),
+    "1+3+0": (1, 3, 0),
+    "4+0+0": (4, 0, 0),
+    "2+1+1, all but the first ignored": (2, 1, 1),
+}
 
 
 def problem(mode, ignored):
@@ -39,9 +49,8 @@ def value_and_gradient(loss, scale, logits, target):
     return torch.stack([value.detach(), gradient])
 
 
-def work(rank, split, folder, ignored):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=len(split))
-    torch.set_num_threads(1)
+def share(rank, split, ignored):
+    """Of each loss, its value and gradient on the samples of one rank, the gradient averaged over the ranks."""
     found = []
     for mode in ("softmax", "sigmoid"):
         logits, target = problem(mode, ignored)
@@ -51,27 +60,39 @@ def work(rank, split, folder, ignored):
             pair = value_and_gradient(loss, scale, logits[mine], target[mine])
             mean = pair[1].clone()
             dist.all_reduce(mean)  # as DistributedDataParallel does
-            found.append(torch.stack([pair[0], mean / len(split)]))
-    torch.save(torch.stack(found), f"{folder}/{rank}.pt")
+            found.append(torch.stack([pair[0], mean / RANKS]))
+    return torch.stack(found)
+
+
+def work(rank, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=RANKS)
+    torch.set_num_threads(1)
+    found = {name: share(rank, split, "ignored" in name) for name, split in SPLITS.items()}
+    torch.save(found, f"{folder}/{rank}.pt")
     dist.barrier()  # no rank takes the group apart while another still uses it
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize(("name", "split"), SPLITS.items(), ids=SPLITS)
-def test_ranks_give_the_value_and_gradient_of_one_process(name, split, tmp_path):
-    ignored = "ignored" in name
-    mp.spawn(work, (split, tmp_path, ignored), nprocs=len(split))
+@pytest.fixture(scope="module")
+def by_rank(tmp_path_factory):
+    """What each rank found, by the name of the split."""
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(work, (folder,), nprocs=RANKS)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(RANKS)]
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_ranks_give_the_value_and_gradient_of_one_process(name, by_rank):
     one = torch.ones((), dtype=torch.float64, requires_grad=True)
     expected = torch.stack(
         [
-            value_and_gradient(loss, one, *problem(mode, ignored))
+            value_and_gradient(loss, one, *problem(mode, "ignored" in name))
             for mode in ("softmax", "sigmoid")
             for loss in losses(mode)
         ]
     )
-    for rank in range(len(split)):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    for found in by_rank:
+        torch.testing.assert_close(found[name], expected, rtol=1e-10, atol=1e-12)
 
 
 def test_only_pooled_losses_of_counts_wait_for_other_ranks(monkeypatch):

@@ -125,7 +125,7 @@ def test_all_other_classes_may_be_minus_infinity():
 @with_errors
 @pytest.mark.parametrize("weighted", [False, True])
 def test_gradients(mode, dense, weighed, weighted):
-    logits, target, weight, void, errors, cuts = inputs(voxels=6, dense=dense, scale=1.5)
+    logits, target, weight, void, errors, cuts = inputs(voxels=4, dense=dense, scale=1.5)
     weight = weight if weighted else None
 
     def sums(z, e=None):

@@ -10,7 +10,7 @@ from delineate.ops import correlation
 from delineate.ops.correlation import Window, structure_errors
 from delineate.ops.window import PADDINGS, gaussian_taps
 
-SPACES = {"1d": (17,), "2d": (8, 9), "3d": (4, 5, 6), "depth 1": (1, 7, 6), "column": (9, 1), "one voxel": (1, 1)}
+SPACES = {"1d": (11,), "2d": (5, 6), "3d": (3, 4, 3), "depth 1": (1, 7, 6), "column": (9, 1), "one voxel": (1, 1)}
 SIGMA, STABILIZER = 1.5, 0.01
 
 spaces = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
@@ -101,7 +101,7 @@ def test_ignored_voxels(space, padding, drop, channels):
 @paddings
 @drops
 def test_other_windows(size, padding, drop):
-    p, target, ignored = inputs((7, 8), holes=True)
+    p, target, ignored = inputs((6, 7), holes=True)
     for void in (None, ignored):
         expected = by_loops(p, target, void, size, padding, drop)
         check(structure_errors(p, target, void, window(size, padding, drop)), expected)
@@ -115,8 +115,8 @@ def test_what_lies_at_dropped_voxels_does_not_count():
 
 @paddings
 @drops
-@pytest.mark.parametrize("slab", [1, 9, 20, 33])
-@pytest.mark.parametrize("space", [(13,), (11, 9), (6, 4, 5)], ids=["1d", "2d", "3d"])
+@pytest.mark.parametrize("slab", [1, 9, 33])
+@pytest.mark.parametrize("space", [(13,), (9, 7), (4, 4, 5)], ids=["1d", "2d", "3d"])
 def test_slabs_join_without_seams(monkeypatch, padding, drop, slab, space):
     p, target, ignored = inputs(space, holes=True)
     for size in (3, 7):
@@ -176,7 +176,7 @@ def test_gradients(space, padding, drop):
 
 @drops
 def test_every_entry_of_the_gradient(drop):
-    p, target, ignored = inputs((4, 5), channels=1, holes=True)
+    p, target, ignored = inputs((3, 4), channels=1, holes=True)
     for dense in (target, torch.rand_like(p)):
         void = None if dense.is_floating_point() else ignored
         size = window(5, "reflect", drop)._replace(taps=gaussian_taps(5, 1.0))

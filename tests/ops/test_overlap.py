@@ -366,7 +366,7 @@ def test_squares_of_channels_only_if_asked_for(mode):
 def test_threads_change_not_a_bit(monkeypatch, mode, kind):
     """Each takes whole blocks, and sums over blocks have one order."""
     monkeypatch.setattr(blocks, "BLOCK", 9)
-    logits, target, weight, _ = inputs(mode, kind, voxels=501, weighted=True)
+    logits, target, weight, _ = inputs(mode, kind, voxels=101, weighted=True)
     one, one_gradient = run(logits, target, weight, None, mode, **EVERYTHING)
     torch.set_num_threads(2)
     two, two_gradient = run(logits, target, weight, None, mode, **EVERYTHING)
