@@ -1,6 +1,7 @@
 """The command line: `delineate VERB ...`, each verb a plain function whose signature and docstring are its help."""
 
 import json
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -17,9 +18,12 @@ from rich.table import Table
 
 from delineate import __version__
 from delineate.data import Source, Statistics, open_source, statistics
+from delineate.evaluation import evaluate_pairs, evaluation_folder, print_evaluation, write_evaluation
+from delineate.metrics import Conventions
 from delineate.report import leaderboard, read_results, verdict, write_leaderboard_csv, write_report
 from delineate.training.compare import compare_losses, train_alone
-from delineate.training.evaluate import evaluate_run, predict_images
+from delineate.training.evaluate import evaluate_run
+from delineate.training.predictor import predict_images
 from delineate.training.run import Interrupted
 from delineate.training.settings import Settings
 
@@ -53,7 +57,7 @@ def train(
         settings: budget and recipe.
     """
     recipe = Settings(**settings)
-    source = open_source(data, recipe.train_list)
+    source = open_source(data, recipe.train_list, recipe.val_list)
     folder = _folder("train", source, out, resume)
     with _resumable("train", folder):
         train_alone(source, loss, seed, recipe, folder)
@@ -79,7 +83,7 @@ def compare(
         settings: budget and recipe, the same for every loss.
     """
     recipe = Settings(**settings)
-    source = open_source(data, recipe.train_list)
+    source = open_source(data, recipe.train_list, recipe.val_list)
     folder = _folder("compare", source, out, resume)
     with _resumable("compare", folder):
         compare_losses(source, losses, seeds, recipe, folder, after_run=write_report)
@@ -87,16 +91,71 @@ def compare(
     _finish(folder)
 
 
-def evaluate(run: str, data: str | None = None, split: str = "val") -> None:
-    """Score a trained run on a split; writes metrics.json and per_image.csv into the run's folder.
+def evaluate(
+    run: str,
+    truth: str | None = None,
+    data: str | None = None,
+    split: str | None = None,
+    out: str | None = None,
+    classes: list[str] | None = None,
+    ignore_index: int | None = None,
+    spacing: list[float] | None = None,
+    worst: int = 3,
+    **conventions: Any,
+) -> None:
+    """Score a run, or label maps against the true ones: evaluate RUN, or evaluate PREDICTIONS TRUTH.
 
     Args:
-        run: folder of a run.
-        data: another data set with the same classes.
-        split: which split to score.
+        run: folder of a run; or of predicted label maps, or one file, followed by the truth.
+        truth: folder of true label maps of the same names, or one file; may follow without --truth.
+        data: of a run: another data set with the same classes.
+        split: of a run: which split to score; val by default.
+        out: folder to write to; that of the run, or a new one under runs/ by default.
+        classes: of label maps: names of the labels 0, 1, ...; dataset.json, classes.txt or the labels by default.
+        ignore_index: of label maps: value of true voxels that take no part.
+        spacing: of pictures: distance between pixels along rows and columns; 1 by default.
+        worst: pictures to draw of each class, of the lowest Dice and of the lowest lesion F1.
+        conventions: definitions of the scores.
     """
+    chosen = Conventions(**conventions)
+    if worst < 0:
+        raise ValueError(f"--worst: expected 0 or more pictures; got {worst}. Give 0 to draw none.")
+    if truth is None:
+        _evaluate_run(run, data, split, out, (classes, ignore_index, spacing), chosen, worst)
+        return
+    for name, value in (("--data", data), ("--split", split)):
+        if value is not None:
+            raise ValueError(f"{name}: expected with a run alone, as in evaluate RUN; got {value} with label maps.")
+    folder = evaluation_folder(Path(run).resolve().name.split(".")[0], out)
     with _progress("evaluating") as update:
-        found, written = evaluate_run(Path(run), data, split, update)
+        found = evaluate_pairs(
+            Path(run), Path(truth), classes, ignore_index, spacing, conventions=chosen, worst=worst, progress=update
+        )
+    write_evaluation(folder, found, {"prediction": run, "truth": truth})
+    print_evaluation(found, f"{run} against {truth}")
+    print(f"written: {folder}/metrics.json, per_case.csv" + (", worst/" if len(found.worst) else ""))
+
+
+def _evaluate_run(
+    run: str,
+    data: str | None,
+    split: str | None,
+    out: str | None,
+    of_label_maps: tuple[Any, ...],
+    conventions: Conventions,
+    worst: int,
+) -> None:
+    for name, value in zip(("--classes", "--ignore_index", "--spacing"), of_label_maps, strict=True):
+        if value is not None:
+            raise ValueError(f"{name}: expected with label maps alone, as in evaluate PREDICTIONS TRUTH; got {value}.")
+    if not (Path(run) / "config.yaml").is_file():
+        raise ValueError(
+            f"{run}: expected a run of `delineate train` or `compare` with config.yaml; found none. To score label "
+            "maps name the true ones too, as in evaluate PREDICTIONS TRUTH."
+        )
+    split, folder = split or "val", None if out is None else evaluation_folder(run, out)
+    with _progress("evaluating") as update:
+        found, cases, written = evaluate_run(Path(run), data, split, update, conventions, worst, folder)
     table = Table(
         "class",
         box=SIMPLE,
@@ -113,16 +172,17 @@ def evaluate(run: str, data: str | None = None, split: str = "val") -> None:
     Console().print(table)
     for line in found["conventions"]:
         print(f"- {line}")
-    print(f"written: {written}/metrics.json, per_image.csv")
+    print_evaluation(cases, f"{run} on {split}, case by case")
+    print(f"written: {written}/metrics.json, per_image.csv, per_case.csv" + (", worst/" if len(cases.worst) else ""))
 
 
 def predict(run: str, images: str, out: str = "predictions") -> None:
-    """Write a label map, as a palette PNG, for a picture or every picture of a folder.
+    """Write a label map for an image or every image of a folder: a palette PNG, or NIfTI with the affine of the volume.
 
     Args:
         run: folder of a run.
-        images: a picture, or a folder of them.
-        out: new or empty folder for the PNGs; -o for short.
+        images: a picture, CASE_0000.nii.gz (the first channel of a volume), or a folder of them.
+        out: new or empty folder for the label maps; -o for short.
     """
     with _progress("predicting") as update:
         count = predict_images(Path(run), Path(images), Path(out), update)
@@ -130,7 +190,7 @@ def predict(run: str, images: str, out: str = "predictions") -> None:
 
 
 VERBS = {"inspect": inspect, "train": train, "compare": compare, "evaluate": evaluate, "predict": predict}
-SEVERAL = ("--losses", "--crop")
+SEVERAL = ("--losses", "--crop", "--classes", "--spacing")
 """Options that are followed by several words."""
 
 
@@ -149,7 +209,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         auto_cli(
             VERBS,
-            args=_join_lists(arguments),
+            args=_name_truth(_join_lists(arguments)),
             parser_class=_Parser,
             prog="delineate",
             description="Segmentation losses on your own data: inspect, train, compare, evaluate, predict.",
@@ -178,9 +238,37 @@ def _join_lists(arguments: list[str]) -> list[str]:
         joined.append(word)
         words = list(takewhile(lambda word: not word.startswith("--"), rest)) if word in SEVERAL else []
         if words and not words[0].startswith("["):
-            joined.append(json.dumps([int(word) if word.isdigit() else word for word in words]))
+            joined.append(json.dumps([_value(word) for word in words]))
             del rest[: len(words)]
     return joined
+
+
+def _name_truth(arguments: list[str]) -> list[str]:
+    """Turn `evaluate PREDICTIONS TRUTH` into what the parser takes, `evaluate PREDICTIONS --truth TRUTH`.
+
+    >>> _name_truth(["evaluate", "--split", "val", "run"]), _name_truth(["evaluate", "a", "--out", "c", "b"])
+    (['evaluate', '--split', 'val', 'run'], ['evaluate', 'a', '--out', 'c', '--truth', 'b'])
+    """
+    if arguments[:1] != ["evaluate"]:
+        return arguments
+    words, free = enumerate(arguments[1:], start=1), []
+    for place, word in words:
+        if not word.startswith("-"):
+            free.append(place)
+        elif "=" not in word:
+            next(words, None)
+    return arguments if len(free) != 2 else [*arguments[: free[1]], "--truth", *arguments[free[1] :]]
+
+
+def _value(word: str) -> int | float | str:
+    """A number where the word is one.
+
+    >>> _value("64"), _value("1.5"), _value("CE")
+    (64, 1.5, 'CE')
+    """
+    if word.isdigit():
+        return int(word)
+    return float(word) if re.fullmatch(r"\d*\.\d+", word) else word
 
 
 def _is_ours(error: BaseException) -> bool:
@@ -261,7 +349,9 @@ def _print_statistics(source: Source, found: Statistics) -> None:
     sides = " to ".join("x".join(f"{side:g}" for side in found.image_sizes[key]) for key in ("min", "max"))
     held = ", ".join(f"{name} {len(items)}" for name, items in source.splits.items())
     print(f"{source.root}: {source.layout} layout, {source.dims}D, {len(source.classes)} classes; images: {held}")
-    print(f"split {found.split}: {found.images} images of {sides}; void {found.void_share:.2f} % of all pixels")
+    unit = "pixels" if source.dims == 2 else "voxels"
+    apart = "" if source.dims == 2 else f" voxels of {'x'.join(f'{step:g}' for step in found.spacing)} mm (median)"
+    print(f"split {found.split}: {found.images} images of {sides}{apart}; void {found.void_share:.2f} % of all {unit}")
     table = Table(box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("class", "share %", "absent", "instances", "per image", "smallest", "median", "largest"):
         table.add_column(name, justify="left" if name == "class" else "right", no_wrap=True)
@@ -270,7 +360,6 @@ def _print_statistics(source: Source, found: Statistics) -> None:
         counts = [f"{row.share:.2f}", str(row.absent), str(row.instances), f"{row.instances_per_image['50%']:g}"]
         table.add_row(row.name, *counts, *sizes)
     Console().print(table)
-    unit = "pixels" if source.dims == 2 else "voxels"
     print(f"commonest to rarest class: {found.imbalance:.0f} : 1")
     print("absent: images without the class")
     print(f"instances: {found.connectivity}-connected components; per image: their median number; sizes in {unit}")

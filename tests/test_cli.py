@@ -30,7 +30,7 @@ CASES = {
     "a file": (["inspect", "{data}/file"], "file"),
     "an empty folder": (["train", "{data}/empty"], "empty"),
     "no data set in it": (["train", "{data}"], "JPEGImages"),
-    "volumes": (["compare", "{data}/lesions"], "3D"),
+    "a crop of pictures for volumes": (["compare", "{data}/lesions", "--crop", "64", "64"], "3 numbers"),
     "unknown loss": (["compare", "{data}/streets", "--losses", "CE", "Dise"], "Did you mean 'Dice'"),
     "unknown argument": (["train", "{data}/streets", "--loss", "TopK(fraction=0.1)"], "k"),
     "code for a loss": (["train", "{data}/streets", "--loss", "__import__('os').getcwd()"], "parse"),

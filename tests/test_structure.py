@@ -15,7 +15,7 @@ LAYERS = [
     {"ops"},
     {"target"},
     {"losses", "metrics", "data"},
-    {"semi", "advice"},
+    {"semi", "advice", "evaluation"},
     {"training", "report"},
     {"cli", "__main__"},
 ]

@@ -14,9 +14,9 @@ from delineate.data.dataset import SegmentationDataset, collate
 from delineate.data.folder import is_folder, list_images, open_folder
 from delineate.data.geometry import Prepare
 from delineate.data.item import DataError, Item
-from delineate.data.nnunet import is_nnunet, open_nnunet
+from delineate.data.nnunet import is_nnunet, list_volumes, open_nnunet
 from delineate.data.source import Source
-from delineate.data.splits import make_split, overlap_notes, read_split_list
+from delineate.data.splits import NOT_GIVEN, make_split, overlap_notes, read_split_list
 from delineate.data.statistics import ClassStatistics, Statistics, statistics
 from delineate.data.transforms import default_crop, denormalise, eval_transform, train_transform
 from delineate.data.voc import is_voc, open_voc
@@ -34,6 +34,7 @@ __all__ = [
     "denormalise",
     "eval_transform",
     "list_images",
+    "list_volumes",
     "make_split",
     "open_source",
     "read_split_list",
@@ -48,12 +49,13 @@ _LOOKED_FOR = (
 )
 
 
-def open_source(root: Path | str, train_list: Path | str | None = None) -> Source:
+def open_source(root: Path | str, train_list: Path | str | None = None, val_list: Path | str | None = None) -> Source:
     """Open the data set in a folder, its layout found by looking.
 
     Args:
         root: a PASCAL VOC tree, plain folders `images/ masks/`, or an nnU-Net raw data set.
         train_list: a file with `image mask` on each line, relative to `root`, that replaces the train split.
+        val_list: the same for the val split.
 
     Raises:
         DataError: in one line, what is wrong with the folder or the files and what to do.
@@ -69,8 +71,11 @@ def open_source(root: Path | str, train_list: Path | str | None = None) -> Sourc
             break
     else:
         raise _unknown_layout(root)
-    if train_list is not None:
-        source = _replace_train(source, Path(train_list))
+    if train_list is not None and val_list is not None:
+        source = replace(source, notes=tuple(note for note in source.notes if not note.startswith(NOT_GIVEN)))
+    for split, path in (("train", train_list), ("val", val_list)):
+        if path is not None:
+            source = _replace_split(source, split, Path(path))
     return replace(source, notes=source.notes + overlap_notes(source.splits))
 
 
@@ -85,10 +90,10 @@ def _unknown_layout(root: Path) -> DataError:
     return DataError(f"{root}: expected {_LOOKED_FOR}; it holds {held}. {remedy}")
 
 
-def _replace_train(source: Source, path: Path) -> Source:
-    """The source with the items of a list for its train split; images already known keep their id."""
+def _replace_split(source: Source, split: str, path: Path) -> Source:
+    """The source with the items of a list for a split; images already known keep their id."""
     known = {item.image: item.id for items in source.splits.values() for item in items}
     listed = read_split_list(path, source.root)
-    train = tuple(replace(item, id=known.get(item.image, item.id)) for item in listed)
-    note = f"train split replaced by the {len(train)} images of {path}"
-    return replace(source, splits={**source.splits, "train": train}, notes=(*source.notes, note))
+    items = tuple(replace(item, id=known.get(item.image, item.id)) for item in listed)
+    note = f"{split} split replaced by the {len(items)} images of {path}"
+    return replace(source, splits={**source.splits, split: items}, notes=(*source.notes, note))

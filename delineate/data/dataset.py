@@ -27,8 +27,8 @@ class SegmentationDataset(Dataset[Sample]):
     def __init__(self, source: Source, split: str, transform: Callable[[Sample], Sample] | None = None) -> None:
         if source.dims != 2:
             raise DataError(
-                f"{source.root}: expected pictures; got {source.dims}D volumes, which cannot be trained on yet. "
-                "`delineate inspect` reads them."
+                f"{source.root}: expected pictures; got {source.dims}D volumes. "
+                "Use VolumeDataset of delineate.data.volumes for them."
             )
         self.source = source
         self.items = source.items(split)

@@ -1,16 +1,19 @@
 """Volumes in NIfTI files, read by nibabel: image channels, labels and spacing, as stored (no reorientation)."""
 
+import math
 import zlib
 from pathlib import Path
 
 import nibabel
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
 from delineate.data.item import DataError
 
+ENDINGS = (".nii.gz", ".nii")
 _UNREADABLE = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError, WrapStructError)
 
 
@@ -43,6 +46,16 @@ def _read(path: Path) -> np.ndarray:
         raise _remedy(path, error) from None
 
 
+def case_name(path: Path) -> str:
+    """The file name without its ending and without `_0000`.
+
+    >>> case_name(Path("imagesTr/brain_07_0000.nii.gz")), case_name(Path("brain_07.nii"))
+    ('brain_07', 'brain_07')
+    """
+    name = next((path.name.removesuffix(end) for end in ENDINGS if path.name.endswith(end)), path.stem)
+    return name.removesuffix("_0000")
+
+
 def channel_path(first: Path, channel: int) -> Path:
     """The file of another channel of a case, given the file of channel 0 (`..._0000.nii.gz`)."""
     case, ending = first.name.rsplit("_0000", maxsplit=1)
@@ -55,8 +68,36 @@ def read_size(path: Path) -> tuple[int, ...]:
 
 
 def read_spacing(path: Path) -> tuple[float, ...]:
-    """Distance of neighbouring voxels along each axis of the array, in mm."""
-    return tuple(float(step) for step in _header(path).get_zooms())
+    """Distance of neighbouring voxels along each axis of the array, in mm, as stored in the header.
+
+    Raises:
+        DataError: where the header gives none: a spacing of 0, below, or not finite.
+    """
+    try:
+        with ImageOpener(str(path)) as file:
+            raw = nibabel.Nifti1Header(file.read(nibabel.Nifti1Header.sizeof_hdr), check=False)
+    except _UNREADABLE as error:
+        raise _remedy(path, error) from None
+    spacing = tuple(float(step) for step in raw["pixdim"][1:4])  # as stored: checking would turn 0 into 1
+    if raw["sizeof_hdr"] == raw.sizeof_hdr and not all(math.isfinite(step) and step > 0 for step in spacing):
+        raise DataError(
+            f"{path}: expected the distance between voxels in the header, above 0; got pixdim {spacing}. "
+            "Distances in mm need it: write the spacing of the scan into the header, or convert the scan again."
+        )
+    _header(path)
+    return spacing
+
+
+def read_affine(path: Path) -> np.ndarray:
+    """From voxel indices to mm, float64 (4, 4), as the header has it."""
+    read_spacing(path)
+    affine = np.asarray(nibabel.Nifti1Image.from_filename(path).affine, dtype=np.float64)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise DataError(
+            f"{path}: expected an affine that gives every voxel its place; got {affine[:3].tolist()}. "
+            "Correct the sform or qform of the header, or convert the scan again."
+        )
+    return affine
 
 
 def read_image(first: Path) -> np.ndarray:
@@ -86,3 +127,12 @@ def read_labels(path: Path) -> np.ndarray:
             "Resample labels by nearest neighbour and save them as integers."
         )
     return whole.astype(np.int32)
+
+
+def write_labels(labels: np.ndarray, path: Path, like: Path) -> None:
+    """Write labels (*S), uint8 or the smallest unsigned type that holds them, with the affine of the file `like`."""
+    image = nibabel.Nifti1Image.from_filename(like)
+    kind = np.min_scalar_type(max(int(labels.max(initial=0)), 0))
+    written = nibabel.Nifti1Image(labels.astype(kind), image.affine, image.header, dtype=kind)
+    written.header["cal_min"] = written.header["cal_max"] = 0
+    written.to_filename(path)

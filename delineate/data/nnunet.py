@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from delineate.data.item import DataError, Item, first_few
-from delineate.data.nifti import channel_path
+from delineate.data.nifti import ENDINGS, case_name, channel_path
 from delineate.data.picture import voc_palette
 from delineate.data.source import Source
 from delineate.data.splits import split_items
 
-ENDINGS = (".nii.gz", ".nii")
+FIRST_CHANNEL = tuple(f"_0000{ending}" for ending in ENDINGS)
 
 
 def is_nnunet(root: Path) -> bool:
@@ -40,6 +40,7 @@ def open_nnunet(root: Path) -> Source:
         ignore_index=ignore_index,
         splits=splits,
         palette=voc_palette(len(classes)),
+        channels=channels,
         notes=(note,),
     )
 
@@ -100,3 +101,16 @@ def _read_cases(root: Path, suffix: str, ending: str, channels: int) -> tuple[It
                 f"for {first_few(lone)}. Add the files or correct dataset.json."
             )
     return tuple(Item(case, firsts[case], labels / f"{case}{ending}" if labelled else None) for case in cases)
+
+
+def list_volumes(path: Path | str) -> tuple[Item, ...]:
+    """Unlabelled items, for prediction: the volume of channel 0, or all CASE_0000.nii.gz (or .nii) of a folder."""
+    path = Path(path)
+    files = [path] if path.is_file() else [file for end in ENDINGS for file in path.glob(f"[!.]*_0000{end}")]
+    items = {case_name(file): Item(case_name(file), file, None) for file in files if file.name.endswith(FIRST_CHANNEL)}
+    if not items:
+        raise DataError(
+            f"{path}: expected volumes named CASE_0000.nii.gz, channel c as CASE_000c.nii.gz; got none. "
+            "Rename the files, or check the path."
+        )
+    return tuple(items[name] for name in sorted(items))

@@ -24,6 +24,7 @@ class Source:
         ignore_index: label of void pixels in what `read_mask` returns, None where the masks have none.
         splits: items by split, at least "train"; usually "val", sometimes "test" (whose masks may be missing).
         palette: a colour for each class, uint8 (C, 3).
+        channels: of each image; 3 for pictures.
         notes: sentences on what was decided by looking, to be shown to the user.
         relabel: values of the mask files that stand for another label, for example {255: 1}.
     """
@@ -35,6 +36,7 @@ class Source:
     ignore_index: int | None
     splits: dict[str, tuple[Item, ...]]
     palette: np.ndarray
+    channels: int = 3
     notes: tuple[str, ...] = ()
     relabel: dict[int, int] = field(default_factory=dict)
 

@@ -5,6 +5,10 @@ from hashlib import sha256
 from pathlib import Path
 
 from delineate.data.item import DataError, Item, first_few, read_lines
+from delineate.data.nifti import case_name
+
+NOT_GIVEN = "no validation split given"
+"""How the note on a split made here begins."""
 
 
 def make_split(ids: Iterable[str], fraction: float = 0.2, seed: int = 0) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -33,7 +37,7 @@ def split_items(items: Iterable[Item]) -> tuple[dict[str, tuple[Item, ...]], str
     by_id = {item.id: item for item in items}
     train, val = make_split(by_id)
     splits = {"train": tuple(by_id[i] for i in train), "val": tuple(by_id[i] for i in val)}
-    note = f"no validation split given: {len(val)} of {len(by_id)} images (20 %) set aside by a hash of the id, seed 0"
+    note = f"{NOT_GIVEN}: {len(val)} of {len(by_id)} images (20 %) set aside by a hash of the id, seed 0"
     return splits, note
 
 
@@ -55,11 +59,12 @@ def read_split_list(path: Path | str, root: Path | str) -> tuple[Item, ...]:
                     f"{path}, line {number}: expected a file; {file} is missing. "
                     f"Paths are relative to {root}: correct the line or restore the file."
                 )
-        if image.stem in items:
-            raise DataError(f"{path}, line {number}: expected each image once; {image.stem} came before. Remove one.")
-        items[image.stem] = Item(image.stem, image, mask)
+        name = case_name(image)
+        if name in items:
+            raise DataError(f"{path}, line {number}: expected each image once; {name} came before. Remove one.")
+        items[name] = Item(name, image, mask)
     if not items:
-        raise DataError(f"{path}: expected lines `image mask`; got an empty list. Write one line per training image.")
+        raise DataError(f"{path}: expected lines `image mask`; got an empty list. Write one line per image.")
     return tuple(items.values())
 
 

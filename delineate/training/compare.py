@@ -7,18 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from delineate.data import Source, statistics
 from delineate.training.datamodule import DataModule
-from delineate.training.models import build_model
-from delineate.training.results import budget, describe, prepare_run, save_labels, write_json
-from delineate.training.run import loss_for, train_run
+from delineate.training.results import budget, describe, prepare_run, write_json
+from delineate.training.run import build_module, loss_for, train_run
+from delineate.training.samples import choose_samples, write_samples
 from delineate.training.settings import Settings
 
-SAMPLES = 4
-"""Images shown in a report."""
 SHARES_FROM = 1000
 """Training masks that are read for the class shares, at most."""
 
@@ -29,11 +24,12 @@ def train_alone(source: Source, loss: str, seed: int, settings: Settings, folder
     Nothing is written before the loss, the network's data and the masks have been found usable.
     """
     loss_for(loss, source)
-    data = _usable(source, settings, seed)
+    data = _usable(source, settings, seed, loss)
+    settings = data.settings
     shares, notes = class_shares(source)
     ids = choose_samples(source, shares)
     prepare_run(folder, run_options(source, settings, loss=loss, seed=seed))
-    write_samples(source, ids, folder / "samples")
+    write_samples(data, ids, folder / "samples")
     context = {"data": describe(source, shares, notes), "budget": budget(data), "samples": ids}
     return train_run(source, loss, seed, settings, folder, samples=ids, context=context)
 
@@ -64,7 +60,8 @@ def compare_losses(
         Interrupted: on Ctrl-C, with everything reached on disk.
     """
     runs = plan(source, losses, seeds)
-    data = _usable(source, settings, seed=0)
+    data = _usable(source, settings, 0, losses[0])
+    settings = data.settings
     shares, notes = class_shares(source)
     ids = choose_samples(source, shares)
     found = {
@@ -79,7 +76,7 @@ def compare_losses(
         "status": "interrupted",
     }
     prepare_run(folder, run_options(source, settings, losses=losses, seeds=seeds), may_grow=("losses", "seeds"))
-    write_samples(source, ids, folder / "samples")
+    write_samples(data, ids, folder / "samples")
     write_json(folder / "compare.json", found)
     results = []
     for name, (loss, seed) in runs.items():
@@ -97,10 +94,10 @@ def compare_losses(
     return found
 
 
-def _usable(source: Source, settings: Settings, seed: int) -> DataModule:
-    """The data module, once the network has been built with these settings for a trial."""
+def _usable(source: Source, settings: Settings, seed: int, loss: str) -> DataModule:
+    """The data module, its settings complete, once the network has been built with them for a trial."""
     data = DataModule(source, settings, seed)
-    build_model(settings.model, len(source.classes), encoder=settings.encoder, weights=settings.weights)
+    build_module(source, data.settings, loss_for(loss, source))
     return data
 
 
@@ -134,34 +131,6 @@ def plan(source: Source, losses: list[str], seeds: int) -> dict[str, tuple[str, 
     if len(set(names.values())) < len(losses):
         names = {text: f"{number}-{name}" for number, (text, name) in enumerate(names.items(), start=1)}
     return {f"{names[text]}/seed{seed}": (text, seed) for text in losses for seed in range(seeds)}
-
-
-def choose_samples(source: Source, shares: dict[str, float], count: int = SAMPLES, looked_at: int = 200) -> list[str]:
-    """Ids of val images to show: each adds the rarest classes not yet shown, the rest are spread over the split."""
-    items = source.items("val")
-    items = items[:: -(-len(items) // looked_at)]
-    held = {item.id: {int(label) for label in np.unique(source.read_mask(item))} for item in items}
-    rarity = {c: 1 / max(shares[name], 1e-3) for c, name in enumerate(source.classes)}
-    chosen: list[str] = []
-    missing = set(rarity)
-    while len(chosen) < min(count, len(items)):
-        best = max(held, key=lambda name: sum(rarity[c] for c in held[name] & missing))
-        if not held[best] & missing:
-            break
-        chosen.append(best)
-        missing -= held[best]
-    rest = [item.id for item in items if item.id not in chosen]
-    wanted = min(count - len(chosen), len(rest))
-    return chosen + [rest[(2 * place + 1) * len(rest) // (2 * wanted)] for place in range(wanted)]
-
-
-def write_samples(source: Source, ids: list[str], folder: Path) -> None:
-    """Write the images and the truth that predictions are shown beside."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for item in source.items("val"):
-        if item.id in ids:
-            Image.fromarray(source.read_image(item)).save(folder / f"{item.id}.png")
-            save_labels(source.read_mask(item), source.palette, folder / f"{item.id}.truth.png")
 
 
 def finished(run: Path) -> dict[str, Any] | None:

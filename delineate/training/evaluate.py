@@ -1,123 +1,113 @@
-"""A finished run put to use: scored on a split, or predicting images."""
+"""A finished run scored on a split: by one confusion matrix over all cases, and case by case."""
 
-import csv
-from collections.abc import Callable
-from dataclasses import fields, replace
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-import yaml
-from torch.utils.data import DataLoader
 
-from delineate.data import DataError, Item, Source, collate, eval_transform, list_images, open_source
-from delineate.data.dataset import SegmentationDataset
-from delineate.metrics import ConfusionMatrix
-from delineate.training.models import build_model
-from delineate.training.module import SegmentationModule
-from delineate.training.results import save_labels, val_result, write_json
-from delineate.training.run import CHECKPOINT, loss_for
-from delineate.training.settings import Settings
+from delineate.data import DataError, Item, Source, nifti
+from delineate.evaluation import (
+    Case,
+    Evaluation,
+    Labelling,
+    evaluate_cases,
+    scored_labels,
+    write_evaluation,
+)
+from delineate.metrics import ConfusionMatrix, Conventions
+from delineate.training.predictor import Predictor
+from delineate.training.results import val_result
 
 Progress = Callable[[int, int], object]
 
 
-def load_run(folder: Path, data: str | None = None) -> tuple[SegmentationModule, Source]:
-    """The network of a run with its last weights, ready to predict, and its data set (or the one given).
+class _Tally:
+    """Confusion matrices of all cases together and of each."""
 
-    Raises:
-        ValueError: where the folder is no run, or its checkpoint cannot be read or does not fit.
-    """
-    config, checkpoint = folder / "config.yaml", folder / CHECKPOINT
-    for path in (config, checkpoint):
-        if not path.is_file():
-            raise ValueError(
-                f"{folder}: expected a run of `delineate train` or `compare` with {path.name}; found none."
-            )
-    options = yaml.safe_load(config.read_text(encoding="utf-8"))
-    names = {field.name for field in fields(Settings)}
-    settings = Settings(**{key: _plain(value) for key, value in options.items() if key in names})
-    source = open_source(data or options["data"], settings.train_list)
-    model = build_model(settings.model, len(source.classes), encoder=settings.encoder)
-    module = SegmentationModule(model, loss_for(options["loss"], source), source.classes, source.pad_label)
-    try:
-        module.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
-    except Exception as error:
-        raise ValueError(
-            f"{checkpoint}: does not hold the weights of {settings.model} with {len(source.classes)} classes "
-            f"({str(error).splitlines()[0]}). Was the run made with other data or another version?"
-        ) from None
-    return module.eval().to(_device()), source
+    def __init__(self, source: Source):
+        self.source, self.whole, self.rows = source, self._matrix(source), []
+
+    def add(self, case: Case) -> None:
+        single = self._matrix(self.source)
+        single.update(*(torch.from_numpy(labels.astype(np.int64)) for labels in (case.prediction, case.truth)))
+        self.whole.counts += single.counts
+        scores = single.scores().to_dict(self.source.classes)
+        row = {"id": case.id, "miou": scores["miou"], "pixel_accuracy": scores["pixel_accuracy"]}
+        self.rows.append(row | {f"iou/{name}": value for name, value in scores["iou"].items()})
+
+    @staticmethod
+    def _matrix(source: Source) -> ConfusionMatrix:
+        return ConfusionMatrix(len(source.classes), source.pad_label)
 
 
-def evaluate_run(folder: Path, data: str | None, split: str, progress: Progress) -> tuple[dict[str, Any], Path]:
-    """Score a run on a split, into `metrics.json` and `per_image.csv`; returns scores and the folder of these files.
+def evaluate_run(
+    folder: Path,
+    data: str | None,
+    split: str,
+    progress: Progress,
+    conventions: Conventions = Conventions(),  # noqa: B008
+    worst: int = 3,
+    out: Path | None = None,
+) -> tuple[dict[str, Any], Evaluation, Path]:
+    """Score a run on a split, into `metrics.json`, `per_image.csv`, `per_case.csv` and `worst/`.
+
+    Args:
+        folder: the run.
+        data: another data set with the same classes; None is the one of the run.
+        split: which split to score.
+        progress: called with the number of cases done and of all.
+        conventions: of the scores by case.
+        worst: cases of each class and ranking that are drawn.
+        out: folder of these files; None is `evaluation-[DATA-]SPLIT` in that of the run.
+
+    Returns:
+        The scores of the whole split as `metrics.json` holds them, those of the cases, and the folder of the files.
 
     Raises:
         ValueError: for what is no run, and for a split with images that have no mask.
     """
-    module, source = load_run(folder, data)
-    dataset = SegmentationDataset(source, split, eval_transform())
-    if bare := [item.id for item in dataset.items if item.mask is None]:
+    predictor = Predictor(folder, data)
+    source = predictor.source
+    items, tally = _masked(source, split), _Tally(source)
+    labelling = Labelling(source.classes, _scored(source), source.ignore_index)
+    cases = _cases(predictor, items, tally)
+    found = evaluate_cases(cases, len(items), labelling, source.dims, conventions, worst, progress)
+    result = {"run": str(folder), "data": str(source.root), "split": split}
+    result |= val_result(tally.whole.scores(), source, len(items))
+    out = out or folder / "-".join(["evaluation", *([source.root.resolve().name] if data else []), split])
+    write_evaluation(out, found, result, {"per_image.csv": tally.rows})
+    return result, found, out
+
+
+def _masked(source: Source, split: str) -> tuple[Item, ...]:
+    """The items of a split, all of which have masks."""
+    items = source.items(split)
+    if bare := [item.id for item in items if item.mask is None]:
         raise DataError(
-            f"{source.root}: expected masks in split '{split}' to score against; {len(bare)} of {len(dataset)} images "
+            f"{source.root}: expected masks in split '{split}' to score against; {len(bare)} of {len(items)} images "
             f"have none, {bare[0]} first. Use `delineate predict` for images without masks."
         )
-    whole, rows = ConfusionMatrix(len(source.classes), source.pad_label), []
-    for done, batch in enumerate(_batches(dataset, source), start=1):
-        single = ConfusionMatrix(len(source.classes), source.pad_label)
-        single.update(_predict(module, batch["image"]), batch["mask"])
-        whole.counts += single.counts
-        scores = single.scores().to_dict(source.classes)
-        rows.append({"id": batch["id"][0], "miou": scores["miou"], "pixel_accuracy": scores["pixel_accuracy"]})
-        rows[-1] |= {f"iou/{name}": value for name, value in scores["iou"].items()}
-        progress(done, len(dataset))
-    result = {"run": str(folder), "data": str(source.root), "split": split}
-    result |= val_result(whole.scores(), source, len(dataset))
-    out = folder / "-".join(["evaluation", *([source.root.resolve().name] if data else []), split])
-    write_json(out / "metrics.json", result)
-    with (out / "per_image.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return result, out
+    return items
 
 
-def predict_images(folder: Path, images: Path, out: Path, progress: Progress) -> int:
-    """Write a palette PNG of predicted labels, of the image's own size, for a picture or every picture of a folder."""
-    module, source = load_run(folder)
-    items = list_images(images)
-    if out.exists() and any(out.iterdir()):
-        raise ValueError(f"--out {out}: expected a folder that is new or empty; predictions never overwrite files.")
-    dataset = SegmentationDataset(_with_items(source, items), "predict", eval_transform())
-    for done, batch in enumerate(_batches(dataset, source), start=1):
-        (height, width), name = batch["size"][0], batch["id"][0]
-        labels = _predict(module, batch["image"])[0, :height, :width].numpy()
-        out.mkdir(parents=True, exist_ok=True)
-        save_labels(labels, source.palette, out / f"{name}.png")
-        progress(done, len(items))
-    return len(items)
+def _scored(source: Source) -> tuple[int, ...]:
+    """All classes but background."""
+    return scored_labels(source.classes, background=source.layout == "nnunet")
 
 
-def _with_items(source: Source, items: tuple[Item, ...]) -> Source:
-    if not items:
-        raise DataError(f"{source.root}: expected images to predict; got none.")
-    return replace(source, splits={"predict": items})
+def _cases(predictor: Predictor, items: tuple[Item, ...], tally: _Tally) -> Iterator[Case]:
+    source = predictor.source
+    for item in items:
+        mask = item.mask or item.image
+        affine = nifti.read_affine(mask) if source.dims == 3 else None
+        truth = source.read_mask(item)
+        case = Case(item.id, predictor.labels(item), truth, source.spacing(item), affine, mask, _image(source, item))
+        tally.add(case)
+        yield case
 
 
-def _batches(dataset: SegmentationDataset, source: Source) -> DataLoader:
-    return DataLoader(dataset, batch_size=1, collate_fn=partial(collate, ignore_index=source.pad_label))
-
-
-def _predict(module: SegmentationModule, images: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad():
-        return module(images.to(module.device)).argmax(1).cpu()
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _plain(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _image(source: Source, item: Item) -> Callable[[], np.ndarray]:
+    """Reads the image in grey: the mean of the colours, or the first channel of a volume."""
+    return lambda: source.read_image(item).mean(-1) if source.dims == 2 else source.read_image(item)[0]

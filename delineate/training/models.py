@@ -1,4 +1,4 @@
-"""Networks for segmentation in 2D: segmentation-models-pytorch by name, or any class by its import path."""
+"""Networks for segmentation by name, of segmentation-models-pytorch in 2D and of MONAI in 3D, or by import path."""
 
 import importlib
 import logging
@@ -10,43 +10,100 @@ import torch
 from torch import nn
 
 SMALL_UNET = "small-unet"
+VOLUME_NETS: dict[str, tuple[str, dict[str, Any]]] = {
+    "basic-unet": ("BasicUNet", {"features": (16, 16, 32, 64, 128, 16)}),
+    "basic-unet-small": ("BasicUNet", {"features": (8, 8, 16, 32, 64, 8)}),
+    "unet": ("UNet", {"channels": (16, 32, 64, 128, 256), "strides": (2, 2, 2, 2), "num_res_units": 2}),
+    "dynunet": (
+        "DynUNet",
+        {
+            "kernel_size": [3, 3, 3, 3, 3],
+            "strides": [1, 2, 2, 2, 2],
+            "upsample_kernel_size": [2, 2, 2, 2],
+            "filters": [16, 32, 64, 128, 256],
+        },
+    ),
+    "segresnet": ("SegResNet", {"init_filters": 16}),
+}
+"""Networks of MONAI whose sizes are chosen here; others are built with MONAI's own."""
 
 
-def build_model(name: str, classes: int, *, encoder: str = "resnet18", weights: str | None = None) -> nn.Module:
-    """A network from RGB images (N, 3, H, W) to logits (N, classes, H, W).
+def build_model(
+    name: str,
+    classes: int,
+    *,
+    encoder: str | None = "resnet18",
+    weights: str | None = None,
+    dims: int = 2,
+    channels: int = 3,
+) -> nn.Module:
+    """A network from images (N, channels, *S) to logits (N, classes, *S).
 
     Args:
-        name: "small-unet" (a U-Net with a light decoder), an architecture of segmentation-models-pytorch such as
-            "Unet", "FPN" or "DeepLabV3Plus", or the import path of a class that takes `in_channels` and `classes`.
+        name: in 2D "small-unet" (a U-Net with a light decoder), or an architecture of segmentation-models-pytorch such
+            as "Unet", "FPN" or "DeepLabV3Plus". In 3D "basic-unet" (MONAI's BasicUNet, 16 to 128 features),
+            "basic-unet-small" (8 to 64), or a network of MONAI such as "UNet", "DynUNet" or "SegResNet". In both the
+            import path of a class that takes `in_channels` and `classes`.
         classes: number of output channels.
         encoder: encoder of the smp architectures.
-        weights: None starts from random weights; "imagenet" and other names need the hub; a path is a local
+        weights: None starts from random weights; "imagenet" and other names (2D) need the hub; a path is a local
             state dict of the whole network.
+        dims: 2 for pictures, 3 for volumes.
+        channels: number of input channels.
 
     Raises:
         ValueError: for an unknown name, or weights that cannot be had or do not fit.
     """
     local = weights is not None and Path(weights).suffix in (".pt", ".pth", ".ckpt")
     pretrained = None if local else weights
-    model = _from_path(name, classes, pretrained) if "." in name else _from_smp(name, classes, encoder, pretrained)
+    if "." in name:
+        model = _from_path(name, channels, classes, pretrained)
+    elif dims == 3:
+        model = _from_monai(name, channels, classes, pretrained)
+    else:
+        model = _from_smp(name, classes, str(encoder), pretrained)
     if local:
         _load(model, Path(str(weights)))
     return model
 
 
-def _from_path(path: str, classes: int, weights: str | None) -> nn.Module:
+def _from_path(path: str, channels: int, classes: int, weights: str | None) -> nn.Module:
     module, _, attribute = path.rpartition(".")
     try:
         cls = getattr(importlib.import_module(module), attribute)
-        model = cls(in_channels=3, classes=classes)
+        model = cls(in_channels=channels, classes=classes)
     except (ImportError, AttributeError, TypeError) as error:
         raise ValueError(
-            f"--model {path}: expected the import path of a class that is called as Class(in_channels=3, "
+            f"--model {path}: expected the import path of a class that is called as Class(in_channels={channels}, "
             f"classes={classes}); {error}."
         ) from None
     if weights is not None:
         raise ValueError(f"--weights {weights}: for a class of your own expected the path of a .pt or .pth state dict.")
     return model
+
+
+def _from_monai(name: str, channels: int, classes: int, weights: str | None) -> nn.Module:
+    from monai.networks import nets  # seconds to import, and of no use in 2D
+
+    if weights is not None:
+        raise ValueError(f"--weights {weights}: for a network of volumes expected the path of a .pt or .pth file.")
+    known = {
+        key.lower(): cls for key, cls in vars(nets).items() if isinstance(cls, type) and issubclass(cls, nn.Module)
+    }
+    attribute, options = VOLUME_NETS.get(name.lower(), (name, {}))
+    cls = known.get(attribute.lower())
+    if cls is None:
+        raise ValueError(
+            f"--model {name}: expected {', '.join(VOLUME_NETS)}, another network of MONAI, or an import path; "
+            f"got {name!r}."
+        )
+    try:
+        return cls(spatial_dims=3, in_channels=channels, out_channels=classes, **options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"--model {name}: expected a network of MONAI that is called as {cls.__name__}(spatial_dims=3, "
+            f"in_channels={channels}, out_channels={classes}); {' '.join(str(error).split())}. Wrap it in a class."
+        ) from None
 
 
 def _from_smp(name: str, classes: int, encoder: str, weights: str | None) -> nn.Module:

@@ -1,5 +1,8 @@
 """One training step, one validation pass: the LightningModule."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
@@ -9,6 +12,10 @@ from delineate.data.dataset import Sample
 from delineate.losses import Loss, Schedule
 from delineate.metrics import ConfusionMatrix, Scores
 
+LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
+"""Memory format of images and weights of 2D and 3D, by their number of dims: the fastest in most networks."""
+OVERLAP = 0.25
+"""Share of a window that the next one covers again."""
 WARM_UP = 0.05
 """Share of the steps over which the learning rate rises from 0."""
 
@@ -17,11 +24,13 @@ class SegmentationModule(LightningModule):
     """A network, the loss it is trained with, and the scores it is judged by.
 
     Args:
-        model: images (N, 3, H, W) to logits (N, C, H, W).
+        model: images (N, channels, *S) to logits (N, C, *S).
         loss: called with logits and labels, and with the `geometry` of the batch where there is some.
         classes: names of the C classes.
         ignore_index: label of pixels that take no part in the scores.
         lr, weight_decay, schedule: see `Settings`.
+        spacing: distance between voxels in mm, for losses of distances; None: 1.
+        window: size of the windows, overlapping by a quarter, that whole volumes are predicted in; None: in one go.
     """
 
     def __init__(
@@ -34,10 +43,13 @@ class SegmentationModule(LightningModule):
         lr: float = 1e-3,
         weight_decay: float = 1e-2,
         schedule: str = "poly",
+        spacing: tuple[float, ...] | None = None,
+        window: tuple[int, ...] | None = None,
     ):
         super().__init__()
-        self.model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self.loss, self.prepare = loss, Prepare(loss, len(classes))
+        self.model = _channels_last(model)
+        self.loss, self.prepare = loss, Prepare(loss, len(classes), spacing)
+        self.predict_whole = _sliding(window) if window else None
         self.classes, self.ignore_index = classes, ignore_index
         self.lr, self.weight_decay, self.schedule = lr, weight_decay, schedule
         self.matrix = ConfusionMatrix(len(classes), ignore_index)
@@ -45,7 +57,11 @@ class SegmentationModule(LightningModule):
         """Scores of the last complete validation pass."""
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.model(images.contiguous(memory_format=torch.channels_last))
+        return self.model(images.contiguous(memory_format=LAYOUTS[images.ndim]))
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits (N, C, *S) of whole images; of volumes window by window, those near the middle counting more."""
+        return self.predict_whole(images, self) if self.predict_whole else self(images)
 
     def on_train_epoch_start(self) -> None:
         for part in self.loss.modules():
@@ -65,7 +81,7 @@ class SegmentationModule(LightningModule):
         self.matrix = ConfusionMatrix(len(self.classes), self.ignore_index)
 
     def validation_step(self, batch: Sample, batch_idx: int) -> None:
-        self.matrix.update(self(batch["image"]).argmax(1), batch["mask"])
+        self.matrix.update(self.logits(batch["image"]).argmax(1), batch["mask"])
 
     def on_validation_epoch_end(self) -> None:
         counts = self.matrix.counts.to(self.device)
@@ -81,6 +97,20 @@ class SegmentationModule(LightningModule):
         factor = _factors(self.schedule, steps)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _channels_last(model: nn.Module) -> nn.Module:
+    for parameter in model.parameters():
+        if parameter.ndim in LAYOUTS:
+            parameter.data = parameter.data.contiguous(memory_format=LAYOUTS[parameter.ndim])
+    return model
+
+
+def _sliding(window: tuple[int, ...]) -> Callable[[Tensor, nn.Module], Tensor]:
+    from monai.inferers.inferer import SlidingWindowInferer  # seconds to import, and of no use in 2D
+
+    inferer: Any = SlidingWindowInferer(window, sw_batch_size=2, overlap=OVERLAP, mode="gaussian")
+    return inferer
 
 
 def _factors(schedule: str, steps: int):

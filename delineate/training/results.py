@@ -48,9 +48,9 @@ def describe(source: Source, train_share: dict[str, float], notes: list[str]) ->
 def budget(data: DataModule) -> dict[str, Any]:
     """What every loss of a comparison is given, as the report shows it."""
     settings = data.settings
-    steps = len(data.train_set) // settings.batch_size * settings.epochs
-    model = f"{settings.model} ({settings.encoder}, {settings.weights or 'random'} weights)"
-    return asdict(settings) | {"crop": list(data.crop), "model": model, "steps": steps}
+    model = ", ".join([*([settings.encoder] if settings.encoder else []), f"{settings.weights or 'random'} weights"])
+    found = asdict(settings) | {"model": f"{settings.model} ({model})", "steps": data.steps * settings.epochs}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()}
 
 
 def environment() -> dict[str, Any]:

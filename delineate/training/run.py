@@ -23,8 +23,9 @@ from delineate.training.cost import StepCost, loss_ms
 from delineate.training.datamodule import DataModule
 from delineate.training.models import build_model
 from delineate.training.module import SegmentationModule
-from delineate.training.results import fingerprint, merge_logs, save_labels, val_result, write_json
-from delineate.training.settings import Settings
+from delineate.training.results import fingerprint, merge_logs, val_result, write_json
+from delineate.training.samples import save_predictions
+from delineate.training.settings import Settings, complete
 
 CHECKPOINT = "checkpoints/last.ckpt"
 
@@ -71,11 +72,10 @@ def train_run(
     """
     seed_everything(seed, verbose=False)
     loss = loss_for(loss_text, source)
-    data = DataModule(source, settings, seed, prepare=Prepare(loss, len(source.classes)))
-    model = build_model(settings.model, len(source.classes), encoder=settings.encoder, weights=settings.weights)
-    start = fingerprint(model)
-    recipe = {"lr": settings.lr, "weight_decay": settings.weight_decay, "schedule": settings.schedule}
-    module = SegmentationModule(model, loss, source.classes, source.pad_label, **recipe)
+    settings = complete(settings, source)
+    data = DataModule(source, settings, seed, prepare=Prepare(loss, len(source.classes), settings.spacing))
+    module = build_module(source, settings, loss)
+    start = fingerprint(module.model)
     watch = Watch(show)
     trainer = _trainer(folder, data, [watch, watch.cost, _checkpoints(folder)])
     result = {"loss": loss_text, "seed": seed, "dims": source.dims, "initial_weights": start} | (context or {})
@@ -96,23 +96,27 @@ def train_run(
     return _finish(folder, result, watch, loss_ms=round(loss_ms(module.loss, logits, target), 2))
 
 
-def save_predictions(
-    module: SegmentationModule, data: DataModule, ids: list[str], folder: Path
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Write `<id>.pred.png` for some images; the logits and labels of one batch of them are returned."""
-    folder.mkdir(parents=True, exist_ok=True)
-    module.eval()
-    seen = []
-    for batch in data.samples(ids):
-        with torch.no_grad():
-            logits = module(batch["image"].to(module.device))
-        (height, width), name = batch["size"][0], batch["id"][0]
-        labels = logits[0, :, :height, :width].argmax(0).cpu().numpy()
-        save_labels(labels, data.source.palette, folder / f"{name}.pred.png")
-        seen.append((logits.float(), batch["mask"].to(module.device)))
-    size = seen[0][0].shape[2:]
-    alike = [pair for pair in seen if pair[0].shape[2:] == size]
-    return torch.cat([z for z, _ in alike]), torch.cat([y for _, y in alike])
+def build_module(source: Source, settings: Settings, loss: Loss) -> SegmentationModule:
+    """The network that complete settings name, from the weights they name, with its loss."""
+    model = build_model(
+        str(settings.model),
+        len(source.classes),
+        encoder=settings.encoder,
+        weights=settings.weights,
+        dims=source.dims,
+        channels=source.channels,
+    )
+    return SegmentationModule(
+        model,
+        loss,
+        source.classes,
+        source.pad_label,
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+        schedule=settings.schedule,
+        spacing=settings.spacing,
+        window=settings.crop if source.dims == 3 else None,
+    )
 
 
 class Watch(Callback):
@@ -182,7 +186,7 @@ def _trainer(folder: Path, data: DataModule, callbacks: list[Callback]) -> Train
             enable_progress_bar=sys.stderr.isatty(),
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            log_every_n_steps=min(5, len(data.train_set) // settings.batch_size),
+            log_every_n_steps=min(5, data.steps),
         )
 
 

@@ -16,7 +16,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from delineate.data import SegmentationDataset, collate, eval_transform
 from delineate.losses import StructuralSimilarityLoss
 from delineate.losses.inputs import Inputs
-from delineate.training.evaluate import load_run
+from delineate.training.predictor import Predictor
 
 
 def costs(loss: StructuralSimilarityLoss, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -30,7 +30,8 @@ def costs(loss: StructuralSimilarityLoss, logits: Tensor, labels: Tensor) -> tup
 
 def shares(run: Path, images: int) -> tuple[tuple[str, ...], Tensor, float]:
     """Names of the classes; their share of pixels, cross entropy and second term (3, C); share of pairs selected."""
-    module, source = load_run(run)
+    predictor = Predictor(run)
+    module, source = predictor.module, predictor.source
     if not isinstance(module.loss, StructuralSimilarityLoss):
         raise SystemExit(f"{run}: expected a run with StructuralSimilarity; got {module.loss.expression()}.")
     data = SegmentationDataset(source, "train", eval_transform())

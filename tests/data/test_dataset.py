@@ -47,7 +47,7 @@ def test_items_without_a_mask_give_samples_and_batches_without_one(tmp_path: Pat
 
 
 def test_volumes_are_refused(tmp_path: Path):
-    with pytest.raises(DataError, match=r"expected pictures; got 3D volumes.*inspect"):
+    with pytest.raises(DataError, match=r"expected pictures; got 3D volumes.*VolumeDataset"):
         SegmentationDataset(open_source(write_nnunet(tmp_path)), "train")
 
 

@@ -53,6 +53,20 @@ def test_train_list_replaces_train_and_keeps_val(tmp_path: Path):
     assert "train split replaced by the 1 images" in source.notes[-1]
 
 
+def test_lists_of_volumes_replace_both_splits(tmp_path: Path):
+    root = write_nnunet(tmp_path / "set", n=5)
+    for split, cases in (("train", "c1 c4"), ("val", "c0 c2")):
+        lines = [f"imagesTr/{case}_0000.nii.gz labelsTr/{case}.nii.gz" for case in cases.split()]
+        (tmp_path / f"{split}.txt").write_text("\n".join(lines))
+    source = open_source(root, tmp_path / "train.txt", tmp_path / "val.txt")
+    assert [[item.id for item in source.items(split)] for split in ("train", "val")] == [["c1", "c4"], ["c0", "c2"]]
+    assert len(source.notes) == 2  # that both were replaced, and no more that images were set aside
+    (tmp_path / "labels.txt").write_text("imagesTr/c0_0000.nii.gz labelsTr/c0.nii.gz\n")
+    alone = open_source(root, val_list=tmp_path / "labels.txt")
+    assert [item.id for item in alone.items("val")] == ["c0"]
+    assert any(note.startswith("no validation split given") for note in alone.notes)
+
+
 def test_train_list_keeps_the_ids_of_volumes(tmp_path: Path):
     root = write_nnunet(tmp_path / "set")
     (tmp_path / "few.txt").write_text("imagesTr/c1_0000.nii.gz labelsTr/c1.nii.gz\n")

@@ -59,6 +59,10 @@ def test_scores_are_those_of_the_last_weights_on_the_val_split(compared, streets
     with (run / "evaluation-val/per_image.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4
+    with (run / "evaluation-val/per_case.csv").open() as file:
+        cases = list(csv.DictReader(file))
+    assert len(cases) == 4 * len(after["cases"]["classes"])
+    assert {row["case"] for row in cases} == {row["id"] for row in rows}
     assert "One confusion matrix" in capsys.readouterr().out
 
 

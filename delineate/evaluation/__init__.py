@@ -1,0 +1,41 @@
+"""Label maps scored against the truth, from files or from a run: per case, with intervals and pictures.
+
+>>> from delineate.evaluation import bootstrap_interval
+>>> [round(end, 2) for end in bootstrap_interval([0.7, 0.8, 0.9, 0.6, 0.85])]
+[0.66, 0.85]
+"""
+
+from delineate.evaluation.bootstrap import PairedDifference, bootstrap_interval, paired_difference
+from delineate.evaluation.cases import Case, ScoredCase, case_rows, score_case
+from delineate.evaluation.evaluate import Evaluation, evaluate_cases, evaluate_pairs
+from delineate.evaluation.files import evaluation_folder, write_evaluation
+from delineate.evaluation.labelling import Labelling, find_labelling, scored_labels
+from delineate.evaluation.pairs import Pair, check_grids, find_pairs, read_cases
+from delineate.evaluation.pictures import Worst
+from delineate.evaluation.summary import summarise
+from delineate.evaluation.table import print_evaluation
+
+__all__ = [
+    "Case",
+    "Evaluation",
+    "Labelling",
+    "Pair",
+    "PairedDifference",
+    "ScoredCase",
+    "Worst",
+    "bootstrap_interval",
+    "case_rows",
+    "check_grids",
+    "evaluate_cases",
+    "evaluate_pairs",
+    "evaluation_folder",
+    "find_labelling",
+    "find_pairs",
+    "paired_difference",
+    "print_evaluation",
+    "read_cases",
+    "score_case",
+    "scored_labels",
+    "summarise",
+    "write_evaluation",
+]
