@@ -1,6 +1,7 @@
 """The command line: `delineate VERB ...`, each verb a plain function whose signature and docstring are its help."""
 
 import json
+import os
 import re
 import sys
 import traceback
@@ -18,12 +19,12 @@ from rich.table import Table
 
 from delineate import __version__
 from delineate.data import Source, Statistics, open_source, statistics
-from delineate.evaluation import evaluate_pairs, evaluation_folder, print_evaluation, write_evaluation
+from delineate.evaluation import evaluate_pairs, evaluation_folder, print_evaluation, print_whole, write_evaluation
 from delineate.metrics import Conventions
 from delineate.report import leaderboard, read_results, verdict, write_leaderboard_csv, write_report
 from delineate.training.compare import compare_losses, train_alone
 from delineate.training.evaluate import evaluate_run
-from delineate.training.predictor import predict_images
+from delineate.training.predictor import predict_images, refuse_comparison
 from delineate.training.run import Interrupted
 from delineate.training.settings import Settings
 
@@ -148,6 +149,7 @@ def _evaluate_run(
     for name, value in zip(("--classes", "--ignore_index", "--spacing"), of_label_maps, strict=True):
         if value is not None:
             raise ValueError(f"{name}: expected with label maps alone, as in evaluate PREDICTIONS TRUTH; got {value}.")
+    refuse_comparison(Path(run))
     if not (Path(run) / "config.yaml").is_file():
         raise ValueError(
             f"{run}: expected a run of `delineate train` or `compare` with config.yaml; found none. To score label "
@@ -156,22 +158,7 @@ def _evaluate_run(
     split, folder = split or "val", None if out is None else evaluation_folder(run, out)
     with _progress("evaluating") as update:
         found, cases, written = evaluate_run(Path(run), data, split, update, conventions, worst, folder)
-    table = Table(
-        "class",
-        box=SIMPLE,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-        title=f"{run} on {split}: mIoU {_number(found['miou'])}",
-        title_justify="left",
-    )
-    metrics = ("iou", "dice", "precision", "recall")
-    for metric in metrics:
-        table.add_column({"iou": "IoU", "dice": "Dice"}.get(metric, metric), justify="right")
-    for name in found["iou"]:
-        table.add_row(name, *(_number(found[metric][name]) for metric in metrics))
-    Console().print(table)
-    for line in found["conventions"]:
-        print(f"- {line}")
+    print_whole(found, f"{run} on {split}")
     print_evaluation(cases, f"{run} on {split}, case by case")
     print(f"written: {written}/metrics.json, per_image.csv, per_case.csv" + (", worst/" if len(cases.worst) else ""))
 
@@ -204,8 +191,18 @@ class _Parser(ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a verb. Bad input ends in one line and exit code 2, Ctrl-C in 130."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    """Run a verb. Bad input ends in one line and exit code 2, Ctrl-C in 130, and a closed pipe silently in 1."""
+    try:
+        try:
+            _run_verb(sys.argv[1:] if arguments is None else arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed on exit
+        raise SystemExit(1) from None
+
+
+def _run_verb(arguments: list[str]) -> None:
     try:
         auto_cli(
             VERBS,
@@ -217,7 +214,7 @@ def main(arguments: list[str] | None = None) -> None:
             allow_abbrev=False,
         )
     except (ValueError, OSError) as error:
-        if not _is_ours(error):
+        if isinstance(error, BrokenPipeError) or not _is_ours(error):
             raise
         print(f"delineate: error: {_one_line(error)}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -346,12 +343,13 @@ def _finish(folder: Path) -> None:
 
 
 def _print_statistics(source: Source, found: Statistics) -> None:
-    sides = " to ".join("x".join(f"{side:g}" for side in found.image_sizes[key]) for key in ("min", "max"))
+    sizes = dict.fromkeys("x".join(f"{side:g}" for side in found.image_sizes[key]) for key in ("min", "max"))
     held = ", ".join(f"{name} {len(items)}" for name, items in source.splits.items())
     print(f"{source.root}: {source.layout} layout, {source.dims}D, {len(source.classes)} classes; images: {held}")
     unit = "pixels" if source.dims == 2 else "voxels"
     apart = "" if source.dims == 2 else f" voxels of {'x'.join(f'{step:g}' for step in found.spacing)} mm (median)"
-    print(f"split {found.split}: {found.images} images of {sides}{apart}; void {found.void_share:.2f} % of all {unit}")
+    of_sizes, void = f"{found.images} images of {' to '.join(sizes)}{apart}", f"void {found.void_share:.2f} %"
+    print(f"split {found.split}: {of_sizes}; {void} of all {unit}")
     table = Table(box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("class", "share %", "absent", "instances", "per image", "smallest", "median", "largest"):
         table.add_column(name, justify="left" if name == "class" else "right", no_wrap=True)
@@ -375,7 +373,10 @@ def _number(value: float | None, digits: int = 3) -> str:
 def _progress(what: str) -> Iterator[Any]:
     """A bar on a terminal, silence in a pipe: yields update(done, total)."""
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+    if not console.is_terminal:
+        yield lambda done, total: None
+        return
+    with Progress(console=console, transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

@@ -18,6 +18,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
+from delineate.losses import DiceLoss
+
 SIZE = 64
 SURE, BACKGROUND = 3.0, -5.0
 """The logit in the middle of what is predicted, minus that of what is missed; and that of the background."""
@@ -73,7 +75,8 @@ def asked(cls: type, shown: Example) -> np.ndarray:
     logits = torch.stack([torch.zeros_like(logit), logit])[None].requires_grad_()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a background wider than a loss of skeletons reaches
-        cls()(logits, torch.from_numpy(shown.target).long()[None]).backward()
+        loss = cls(DiceLoss()) if cls.takes_losses else cls()
+        loss(logits, torch.from_numpy(shown.target).long()[None]).backward()
     return -logits.grad[0, 1].numpy()
 
 

@@ -1,5 +1,6 @@
 """Bad input ends in one line on stderr and exit code 2, and leaves nothing behind."""
 
+import os
 import subprocess
 import sys
 
@@ -83,9 +84,23 @@ def test_a_bad_mask_is_named_before_anything_is_written(split, tmp_path, monkeyp
 def test_inspect_shows_2d_and_3d(data, capsys):
     main(["inspect", str(data / "streets")])
     main(["inspect", str(data / "lesions")])
-    shown = capsys.readouterr().out
-    for word in ("bicyclist", "absent", "void", "lesion", "voxels", "26-connected"):
+    shown, beside = capsys.readouterr()
+    assert beside == ""
+    for word in ("bicyclist", "absent", "void", "lesion", "voxels", "26-connected", "images of 64x64; "):
         assert word in shown
+
+
+@pytest.mark.parametrize("verb", ["--help", "inspect"])
+def test_a_closed_pipe_ends_quietly(verb, data, monkeypatch, capsys):
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        with pytest.raises(SystemExit) as stop:
+            main([verb] if verb == "--help" else [verb, str(data / "streets")])
+        print("more", flush=True)
+    assert stop.value.code == 1
+    assert capsys.readouterr().err == ""
 
 
 def test_without_the_extras_it_says_what_to_install():

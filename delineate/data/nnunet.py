@@ -20,8 +20,8 @@ def is_nnunet(root: Path) -> bool:
 
 def open_nnunet(root: Path) -> Source:
     """Open an nnU-Net raw data set of NIfTI volumes; 20 % of the cases are set aside for validation."""
-    description = _read_description(root / "dataset.json")
-    classes, ignore_index = _read_labels(root / "dataset.json", description["labels"])
+    description = read_description(root / "dataset.json")
+    classes, ignore_index = read_labels(root / "dataset.json", description["labels"])
     channels = len(description.get("channel_names") or description.get("modality") or {"0": "image"})
     ending = description.get("file_ending", ".nii.gz")
     if ending not in ENDINGS:
@@ -45,8 +45,8 @@ def open_nnunet(root: Path) -> Source:
     )
 
 
-def _read_description(path: Path) -> dict[str, Any]:
-    """The content of dataset.json."""
+def read_description(path: Path) -> dict[str, Any]:
+    """The content of a dataset.json. DataError where it cannot be read or has no labels."""
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -60,8 +60,16 @@ def _read_description(path: Path) -> dict[str, Any]:
     return description
 
 
-def _read_labels(path: Path, labels: dict[str, Any]) -> tuple[tuple[str, ...], int | None]:
-    """Class names in order and the value to ignore, from {name: value} (version 2) or {value: name} (version 1)."""
+def read_labels(path: Path, labels: dict[str, Any]) -> tuple[tuple[str, ...], int | None]:
+    """Class names in order and the value to ignore, from {name: value} (version 2) or {value: name} (version 1).
+
+    Args:
+        path: the dataset.json, named in errors.
+        labels: its entry "labels".
+
+    Raises:
+        DataError: for regions of several labels, and for values that are not 0, 1, 2, ...
+    """
     if all(str(key).isdigit() for key in labels):
         labels = {str(name): int(value) for value, name in labels.items()}
     if not all(isinstance(value, int) for value in labels.values()):

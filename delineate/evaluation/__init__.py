@@ -13,7 +13,7 @@ from delineate.evaluation.labelling import Labelling, find_labelling, scored_lab
 from delineate.evaluation.pairs import Pair, check_grids, find_pairs, read_cases
 from delineate.evaluation.pictures import Worst
 from delineate.evaluation.summary import summarise
-from delineate.evaluation.table import print_evaluation
+from delineate.evaluation.table import print_evaluation, print_whole
 
 __all__ = [
     "Case",
@@ -33,6 +33,7 @@ __all__ = [
     "find_pairs",
     "paired_difference",
     "print_evaluation",
+    "print_whole",
     "read_cases",
     "score_case",
     "scored_labels",

@@ -24,7 +24,7 @@ class Case:
         truth: labels of the same shape.
         spacing: distance between neighbouring voxels along each axis, mm; of pictures also pixels.
         affine: from voxel indices to mm (4, 4), for pictures of a volume; None shows it as stored.
-        file: named where the case cannot be scored.
+        file: of the truth, named where the case cannot be scored.
         image: reads the grey image (*S), for pictures; None where there is none.
     """
 
@@ -51,7 +51,7 @@ def score_case(
     """Score the classes of a case that are in `scored`.
 
     Raises:
-        DataError: what `case_scores` refuses, such as too many components, with the file.
+        DataError: what `case_scores` refuses, such as too many components, with the case and the file of its truth.
     """
     try:
         scores = case_scores(
@@ -64,7 +64,7 @@ def score_case(
             foreground=scored,
         )
     except ValueError as error:
-        raise DataError(f"{case.file}: {error}") from None
+        raise DataError(f"case {case.id}, {case.file}: {error}") from None
     return ScoredCase(case.id, scores)
 
 

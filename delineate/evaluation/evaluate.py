@@ -10,7 +10,7 @@ from delineate.evaluation.cases import Case, Progress, ScoredCase, score_case
 from delineate.evaluation.labelling import Labelling, find_labelling
 from delineate.evaluation.pairs import check_grids, find_pairs, picture_spacing, read_cases
 from delineate.evaluation.pictures import Worst
-from delineate.evaluation.summary import STATISTICS, Summary, summarise
+from delineate.evaluation.summary import Summary, statistics_sentences, summarise
 from delineate.metrics import Conventions
 
 
@@ -22,8 +22,9 @@ class Evaluation:
         cases: the scores of each case.
         summary: of each class; see `summarise`.
         conventions: what the numbers mean, sentence by sentence.
-        notes: what was decided by looking at the files.
+        notes: what was decided by looking at the files, and the spacing of pictures.
         worst: the worst cases, to be drawn.
+        dims: 2 for pictures, 3 for volumes.
     """
 
     cases: tuple[ScoredCase, ...]
@@ -31,6 +32,7 @@ class Evaluation:
     conventions: tuple[str, ...]
     notes: tuple[str, ...]
     worst: Worst
+    dims: int
 
     def to_dict(self) -> dict[str, Any]:
         """Plain content for a result file."""
@@ -52,7 +54,7 @@ def evaluate_cases(
     progress: Progress,
 ) -> Evaluation:
     """Score cases one after the other; no more than one is held, but for the pictures of the `worst` of each class."""
-    scored, shown = [], Worst(worst)
+    scored, shown, notes = [], Worst(worst, conventions.hd_key), dict.fromkeys(labelling.notes)
     for case in cases:
         scored.append(
             score_case(case, labelling.classes, labelling.scored, labelling.ignore_index, conventions),
@@ -60,9 +62,10 @@ def evaluate_cases(
         for label in labelling.scored:
             name = labelling.classes[label]
             shown.add(case, label, name, scored[-1].scores[name], labelling.ignore_index)
+        notes |= dict.fromkeys([_spacing_note(case.spacing)] if dims == 2 else [])
         progress(len(scored), total)
-    sentences = (_scored_sentence(labelling), *STATISTICS, *conventions.sentences(dims))
-    return Evaluation(tuple(scored), summarise(scored), sentences, labelling.notes, shown)
+    sentences = (_scored_sentence(labelling), *statistics_sentences(dims), *conventions.sentences(dims))
+    return Evaluation(tuple(scored), summarise(scored), sentences, tuple(notes), shown, dims)
 
 
 def evaluate_pairs(
@@ -103,11 +106,13 @@ def evaluate_pairs(
         [pair.prediction for pair in pairs], [pair.truth for pair in pairs], classes, ignore_index
     )
     cases = read_cases(pairs, labelling, steps)
-    found = evaluate_cases(cases, len(pairs), labelling, dims, conventions, worst, progress)
-    if dims == 2:
-        given = "spacing 1: read mm as pixels" if spacing is None else f"spacing {steps[0]:g} x {steps[1]:g}"
-        return Evaluation(found.cases, found.summary, found.conventions, (*found.notes, given), found.worst)
-    return found
+    return evaluate_cases(cases, len(pairs), labelling, dims, conventions, worst, progress)
+
+
+def _spacing_note(spacing: Sequence[float]) -> str:
+    if set(spacing) == {1}:
+        return "spacing 1: read mm as pixels"
+    return f"spacing {spacing[0]:g} x {spacing[1]:g}"
 
 
 def _scored_sentence(labelling: Labelling) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from delineate.data import DataError, nifti, picture
 from delineate.data.item import read_classes
-from delineate.data.nnunet import _read_description, _read_labels
+from delineate.data.nnunet import read_description, read_labels
 
 LARGEST = 2**16 - 1
 """The largest label that is taken for a class where no names are given."""
@@ -129,7 +129,7 @@ def _known_names(folder: Path, given: Sequence[str] | None) -> tuple[tuple[str, 
         return tuple(given), None, "classes named by --classes"
     for place in (folder, folder.resolve().parent):
         if (path := place / "dataset.json").is_file():
-            names, ignore_index = _read_labels(path, _read_description(path)["labels"])
+            names, ignore_index = read_labels(path, read_description(path)["labels"])
             return names, ignore_index, f"classes named by {path}"
         if names := read_classes(place):
             return names, None, f"classes named by {place / 'classes.txt'}"

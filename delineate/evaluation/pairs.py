@@ -14,6 +14,11 @@ from delineate.evaluation.labelling import Labelling
 
 FAR = 0.1
 """The voxels of a prediction lie this far from those of its truth at most, as a share of the spacing."""
+MISSING = (
+    "A case that was not predicted is a failure: add the missing files, or name a folder with the true maps of these "
+    "cases alone."
+)
+"""What to do about truths without prediction."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +73,11 @@ def _check_paths(prediction: Path, truth: Path) -> None:
 
 def _check_partners(found: dict[str, Path], true: dict[str, Path], prediction: Path, truth: Path) -> None:
     for lone, kind, folder, remedy in (
-        (true.keys() - found.keys(), "prediction", prediction, "A case that was not predicted is a failure: add"),
-        (found.keys() - true.keys(), "truth", truth, "Remove these predictions, or add"),
+        (true.keys() - found.keys(), "prediction", prediction, MISSING),
+        (found.keys() - true.keys(), "truth", truth, "Remove these predictions, or add the missing files."),
     ):
         if lone:
-            raise DataError(
-                f"{folder}: expected one {kind} per case; none for {first_few(lone)}. {remedy} the missing files."
-            )
+            raise DataError(f"{folder}: expected one {kind} per case; none for {first_few(lone)}. {remedy}")
 
 
 def check_grids(pairs: Sequence[Pair]) -> None:

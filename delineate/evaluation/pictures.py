@@ -2,7 +2,7 @@
 
 Blue belongs to the truth, orange to the prediction, light grey to both; these three are told apart with any colour
 vision. A volume is shown by its axial slice with the most errors and by a projection along the body axis, anterior up
-and the right of the patient on the left. Only what is drawn is kept of a case, so memory does not grow with the cases.
+and the right of the patient (R) on the left. Only what is drawn is kept of a case: memory does not grow with the cases.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from delineate.evaluation.cases import Case
-from delineate.metrics import ClassScores
+from delineate.metrics import INSTANCE, ClassScores
 
 BLUE, ORANGE, BOTH, DARK = (86, 180, 233), (230, 159, 0), (205, 205, 205), (24, 24, 24)
 LONGEST = 420
@@ -23,7 +23,6 @@ LONGEST = 420
 MARGIN, LINE = 10, 20
 RANKED = ("dice", "lesion_f1")
 """The values by which cases are ranked, lowest first."""
-SHOWN = {"dice": "Dice", "lesion_f1": "lesion F1", "hd95": "HD95"}
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,7 @@ class View:
         prediction: bool.
         image: float 0..1, None without an image.
         through: projections of truth and prediction, of a volume.
+        sided: whether the left of the plane is known to be the right of the patient.
     """
 
     caption: str
@@ -45,6 +45,7 @@ class View:
     prediction: np.ndarray
     image: np.ndarray | None = None
     through: tuple[np.ndarray, np.ndarray] | None = None
+    sided: bool = False
 
 
 class Worst:
@@ -54,10 +55,11 @@ class Worst:
 
     Args:
         count: cases kept of each class and ranking; 0 keeps none.
+        hd_key: of the distance in the caption; see `Conventions.hd_key`.
     """
 
-    def __init__(self, count: int):
-        self.count = count
+    def __init__(self, count: int, hd_key: str = "hd95"):
+        self.count, self.hd_key = count, hd_key
         self._ranks: dict[tuple[str, str], list[tuple[float, int, str]]] = {}
         self._views: dict[tuple[str, str], View] = {}
 
@@ -78,7 +80,7 @@ class Worst:
             del ranks[self.count :]
         held = {(other, row[2]) for (other, _), ranks in self._ranks.items() for row in ranks}
         if (name, case.id) in held:
-            self._views[name, case.id] = view(case, truth, prediction, _caption(case.id, name, scores))
+            self._views[name, case.id] = view(case, truth, prediction, self._caption(case, name, scores))
         self._views = {key: found for key, found in self._views.items() if key in held}
 
     def __len__(self) -> int:
@@ -95,6 +97,12 @@ class Worst:
                 folder.mkdir(parents=True, exist_ok=True)
                 draw(self._views[name, case]).save(folder / names[-1])
         return names
+
+    def _caption(self, case: Case, name: str, scores: ClassScores) -> str:
+        instances = INSTANCE[case.truth.ndim]
+        shown = {"dice": "Dice", "lesion_f1": f"{instances} F1", self.hd_key: self.hd_key.upper()}
+        values = ((word, scores.values.get(key)) for key, word in shown.items())
+        return f"{case.id}, {name}: " + ", ".join(f"{word} {value:.3g}" for word, value in values if value is not None)
 
 
 def view(case: Case, truth: np.ndarray, prediction: np.ndarray, caption: str) -> View:
@@ -115,6 +123,7 @@ def view(case: Case, truth: np.ndarray, prediction: np.ndarray, caption: str) ->
         _upright(prediction[:, :, level]),
         None if plane is None else _stretched(_upright(plane)),
         (_upright(truth.max(2)), _upright(prediction.max(2))),
+        case.affine is not None,
     )
 
 
@@ -128,10 +137,10 @@ def draw(shown: View) -> Image.Image:
     if shown.through is not None:
         masks = [_resized(mask, shown.sides) for mask in shown.through]
         panels.append(("projection", _filled(np.full_like(base, DARK), *masks)))
-    return _composed(shown.caption, panels)
+    return _composed(shown.caption, panels, shown.sided)
 
 
-def _composed(caption: str, panels: Sequence[tuple[str, np.ndarray]]) -> Image.Image:
+def _composed(caption: str, panels: Sequence[tuple[str, np.ndarray]], sided: bool) -> Image.Image:
     font, (height, width) = ImageFont.load_default(13), panels[0][1].shape[:2]
     total = max(MARGIN + len(panels) * (width + MARGIN), 2 * MARGIN + int(max(font.getlength(caption), 330)))
     canvas = Image.new("RGB", (total, height + 3 * LINE + 2 * MARGIN), "white")
@@ -141,17 +150,15 @@ def _composed(caption: str, panels: Sequence[tuple[str, np.ndarray]]) -> Image.I
         left = MARGIN + index * (width + MARGIN)
         pen.text((left, MARGIN // 2 + LINE), title, fill="black", font=font)
         canvas.paste(Image.fromarray(panel), (left, MARGIN // 2 + 2 * LINE))
+        for side, place, anchor in (("R", left + 4, "lm"), ("L", left + width - 4, "rm")) if sided else ():
+            middle = MARGIN // 2 + 2 * LINE + height // 2
+            pen.text((place, middle), side, "white", font, anchor, stroke_width=1, stroke_fill="black")
     left, top = MARGIN, height + 2 * LINE + MARGIN
     for colour, word in ((BLUE, "truth, missed"), (ORANGE, "prediction, false"), (BOTH, "both")):
         pen.rectangle((left, top + 3, left + 12, top + 15), fill=colour, outline="black")
         pen.text((left + 18, top), word, fill="black", font=font)
         left += 36 + int(font.getlength(word))
     return canvas
-
-
-def _caption(case: str, name: str, scores: ClassScores) -> str:
-    values = ((word, scores.values.get(key)) for key, word in SHOWN.items())
-    return f"{case}, {name}: " + ", ".join(f"{word} {value:.3g}" for word, value in values if value is not None)
 
 
 def _upright(plane: np.ndarray) -> np.ndarray:

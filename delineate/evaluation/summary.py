@@ -7,7 +7,7 @@ import numpy as np
 
 from delineate.evaluation.bootstrap import bootstrap_interval
 from delineate.evaluation.cases import ScoredCase
-from delineate.metrics import ClassScores, recall_by_size
+from delineate.metrics import ClassScores, in_words_of, recall_by_size
 
 STATISTICS = (
     "Every case counts the same: values are means and medians over cases, in brackets the 95 % interval of the mean by "
@@ -19,6 +19,11 @@ STATISTICS = (
 """How the numbers of a summary come about, sentence by sentence."""
 
 Summary = dict[str, Any]
+
+
+def statistics_sentences(dims: int) -> list[str]:
+    """`STATISTICS` in the words of pictures or of volumes."""
+    return [in_words_of(dims, sentence) for sentence in STATISTICS]
 
 
 def summarise(cases: Sequence[ScoredCase]) -> dict[str, Summary]:
@@ -43,7 +48,8 @@ def _summarise_class(scores: Sequence[ClassScores]) -> Summary:
         "empty_truth": _empty_truth([one for one in scores if one.truth_empty]),
         "pooled": _pooled(scores),
         "recall_by_size": [
-            {"low": size.low, "high": size.high, "lesions": size.lesions, "found": size.found, "recall": size.recall}
+            {"low": size.low, "high": size.high, "lesions": size.lesions, "found": size.found}
+            | {"recall": _share(size.found, size.lesions)}
             for size in recall_by_size([one.lesions for one in scores])
         ],
     }

@@ -235,7 +235,7 @@ class Components:
         names = torch.arange(y.shape[1], device=y.device, dtype=y.dtype)[:, None]
         w = torch.ones_like(y[:, 0]) if self.inputs.weight is None else self.inputs.weight.to(y.dtype)
         rows = {
-            "label": names.expand_as(y[0])[None].expand_as(y),
+            "label": names.expand_as(y),
             "voxels": torch.ones_like(y),
             "weight": w[:, None] * y,
         }

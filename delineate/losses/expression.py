@@ -39,6 +39,13 @@ def _is_public(cls: Any) -> bool:
     return loss and not cls.__name__.startswith("_") and not inspect.isabstract(cls)
 
 
+def _takes(cls: type[Loss], losses: int) -> bool:
+    """Whether a class takes so many losses by position: any number, or one for each of its own parameters."""
+    own = [p for name, p in inspect.signature(cls.__init__).parameters.items() if name != "self"]
+    places = [p for p in own if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    return any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in own) or losses == len(places)
+
+
 def parse(text: str, **common: Any) -> Loss:
     """Build a loss from an expression.
 
@@ -125,6 +132,8 @@ class _Parser:
                 self.unknown(node, f"{name} has no argument {argument!r}", argument, allowed, f"arguments of {name}")
         if cls is None:
             return _Parser(ALIASES[name], self.common | given).loss()
+        if not _takes(cls, len(inner)):
+            self.fail(node, f"{name} takes one loss inside, as in {name}(Dice) or {name}(Dice + CE)")
         missing = [a for a, p in arguments(cls).items() if p.default is p.empty and a not in given]
         if missing:
             self.fail(node, f"{name} needs {' and '.join(missing)}")

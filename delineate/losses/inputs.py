@@ -74,6 +74,9 @@ class Inputs:
                 f"{self.name}: `logits` has one channel, and softmax mode needs C >= 2. "
                 'Use mode="sigmoid" for a binary target.'
             )
+        self._check_ignored(ignore_index)
+
+    def _check_ignored(self, ignore_index: int | None) -> None:
         if self.dense and ignore_index is not None:
             raise ValueError(
                 f"{self.name}: `ignore_index` ({ignore_index}) is a label value, and this target is a dense map "
@@ -82,6 +85,7 @@ class Inputs:
 
     def truth(self, ignore_index: int | None) -> Target:
         """The target with what is derived from it; terms that agree on `ignore_index` share it."""
+        self._check_ignored(ignore_index)
         if self._given is not None:
             if self._given.ignore_index != ignore_index:
                 raise ValueError(

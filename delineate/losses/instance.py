@@ -54,12 +54,14 @@ class BlobLoss(InstanceLoss):
         a cost inside:  (C_0 + C_k) / V,    C: sums of the cost likewise,    V: valid voxels of the image
 
     Args:
-        inner: Dice (also squared), Jaccard, Tversky, FocalTversky, CrossEntropy, Focal, Poly, TopK, or a sum of these;
-            see the top of this page.
+        inner: Dice (also squared), Jaccard, Tversky, FocalTversky, CrossEntropy, Focal, Poly, TopK, or a sum of these.
+            It holds what is common to all losses: `mode`, `ignore_index`, `classes`, `class_weight`, `reduction`, and
+            `pool`, `absent`, `smooth`.
         fp_scope: what of the background is in the region of a component. "shared" (the paper): all of it, so that a
             false positive is charged for every component. "split": all of it, with weight 1 / K: charged once in all.
             "voronoi": what is nearer to the component than to others.
-        connectivity, min_size: see `InstanceLoss`.
+        connectivity: what hangs together: "full" (8 neighbours in 2D, 26 in 3D), "edge" (8, 18) or "face" (4, 6).
+        min_size: voxels of the smallest component that takes part.
         spacing: size of a voxel along each axis, of "voronoi"; None: that of the `Target`, or 1.
 
     Shape: see `Loss`.
@@ -146,7 +148,7 @@ class ComponentLoss(InstanceLoss):
     Args:
         inner: Dice (also squared), Jaccard, Tversky, FocalTversky, CrossEntropy, Focal, Poly, or a sum of these: with
             Dice + CE it is the cell term of CC-DiceCE.
-        connectivity, min_size: see `InstanceLoss`.
+        connectivity, min_size: see `BlobLoss`.
         spacing: size of a voxel along each axis; None: that of the `Target`, or 1.
 
     Shape: see `Loss`.
@@ -197,7 +199,7 @@ class BidirectionalComponentLoss(ComponentLoss):
     Args:
         inner: as in `ComponentLoss`.
         predicted_weight: share of the predicted components, in [0, 1].
-        connectivity, min_size: see `InstanceLoss`; `min_size` is that of true components.
+        connectivity, min_size: see `BlobLoss`; `min_size` is that of true components.
         spacing: size of a voxel along each axis; None: that of the `Target`, or 1.
 
     Shape: see `Loss`.
@@ -215,8 +217,8 @@ class BidirectionalComponentLoss(ComponentLoss):
     Not for: a tight budget of time: predicted components and their cells are derived anew in every step. Nor for a
     guarantee of precision per object: a false positive near a missed object shares its cell, and is charged as overlap.
     Notes: sg is a stop of the gradient; the plain formula would be a constant there. The predicted mask is that of the
-    largest probability, in sigmoid mode of those above 0.5. The paper's code is for one foreground class in 3D; classes
-    against the rest are ours.
+    largest probability, in sigmoid mode of those above 0.5; of more than 65 536 components the largest are taken. The
+    paper's code is for one foreground class in 3D; classes against the rest are ours.
     Reference: Bouteille et al., BiCC, arXiv 2609.30223.
     """
 
@@ -257,7 +259,7 @@ class BidirectionalComponentLoss(ComponentLoss):
         said = p if self.mode == "sigmoid" else p.argmax(1)
         void, size = inputs.ignored(self.ignore_index), inputs.voxel_size(self.spacing, self.ignore_index)
         everything = self.asked("cells").kind == "all_cells"
-        found = cells(said, channels, void, size, self.connectivity, 1, everything).flatten(2)
+        found = cells(said, channels, void, size, self.connectivity, 1, everything, True).flatten(2)
         found = parts.of_foreground(found)
         number = segments_of(found)
         whole = number + 1 + torch.arange(found.shape[1], device=found.device, dtype=found.dtype)[:, None]
@@ -275,12 +277,12 @@ class InverseSizeLoss(Loss):
         F: all voxels of the K components of the scored classes,  V: valid voxels,  B: those in no component
 
     Args:
-        inner: any loss. It holds what is common to all losses, as in `InstanceLoss`; a weight given in the call
-            multiplies these weights.
+        inner: any loss. It holds what is common to all losses, such as `mode` and `ignore_index`; a weight given in
+            the call multiplies these weights.
         weighting: "foreground" keeps the weight of all components together, and balances them against each other only;
             "volume" gives each, and the background, the same weight.
         clip: the smallest and largest weight, as in [1, 2e5] of the authors' code for "volume"; None: any.
-        connectivity, min_size: see `InstanceLoss`; smaller components keep the weight of the background.
+        connectivity, min_size: see `BlobLoss`; smaller components keep the weight of the background.
 
     Shape: see `Loss`.
     Range: that of the loss inside, with its value at a perfect prediction.

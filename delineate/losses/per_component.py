@@ -84,6 +84,7 @@ class InstanceLoss(Loss):
         return term.class_loss(counts.where(alive))  # pyright: ignore[reportAttributeAccessIssue]
 
     def _value(self, term: Loss, parts: Components, scored: Tensor) -> Tensor:
+        weights = self._weights(term, scored)
         shares, number, counts = self.partitions(term, parts), parts.number, Counts.of(parts.found)
         pooled = getattr(term, "pool", "sample") == "batch"
         if pooled:
@@ -94,8 +95,7 @@ class InstanceLoss(Loss):
         present, counted = absent_classes(number, scored, getattr(term, "absent", "skip"))
         by_class = torch.stack([share * ratio(*pair) for share, *pair in shares]).sum(0)
         values = torch.where(present, by_class, counts.false_positive_rate)
-        weights = self._weights(term, scored) * counted
-        rows = ratio((values * weights).sum(1), weights.sum(1))
+        rows = ratio((values * weights * counted).sum(1), (weights * counted).sum(1))
         valid = parts.found.valid > 0
         if pooled:
             return self._of_batch(rows, valid, (counts.valid > 0).any())
@@ -109,9 +109,8 @@ class InstanceLoss(Loss):
 
     def _weights(self, term: Loss, scored: Tensor) -> Tensor:
         """Weights of the mean over classes, (C,): those of a loss by voxel are factors of its costs."""
-        if isinstance(term, PoolLoss) and term.class_weight is not None:
-            return term.class_weights(len(scored), scored.device) * scored
-        return scored.double()
+        weights = term.class_weights(len(scored), scored.device)
+        return weights * scored if isinstance(term, PoolLoss) else scored.double()
 
     def _need(self, *needs: Geometry) -> None:
         self.needs = tuple(sorted({*self.inner.needs, *self.needs, "log_p", *needs}, key=repr))

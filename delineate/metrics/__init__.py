@@ -9,7 +9,7 @@ case         all metrics of one case, class by class
 """
 
 from delineate.metrics.case import ClassScores, case_scores
-from delineate.metrics.conventions import Conventions
+from delineate.metrics.conventions import INSTANCE, UNITS, Conventions, in_words_of
 from delineate.metrics.instance import Detection, Instances, Panoptic, detect, find_instances, panoptic
 from delineate.metrics.lesions import SizeBin, cc_dice, cell_dice, recall_by_size
 from delineate.metrics.overlap import CONVENTIONS, ConfusionMatrix, Scores
@@ -26,6 +26,8 @@ from delineate.metrics.surface import (
 
 __all__ = [
     "CONVENTIONS",
+    "INSTANCE",
+    "UNITS",
     "ClassScores",
     "ConfusionMatrix",
     "Conventions",
@@ -44,6 +46,7 @@ __all__ = [
     "detect",
     "find_instances",
     "hausdorff",
+    "in_words_of",
     "masd",
     "nsd",
     "panoptic",

@@ -1,6 +1,7 @@
 """The choices behind the metrics of a case, checked, and stated in words next to the numbers."""
 
 import math
+import re
 from dataclasses import dataclass
 
 from delineate.metrics.instance import MATCHES
@@ -12,6 +13,8 @@ UNITS = ("mm", "mm^2", "mm^3")
 """Of sizes of lesions in 1D, 2D and 3D."""
 DIFFERENCES = ("mm", "mm^2", "ml")
 """Of the difference in size between prediction and truth."""
+INSTANCE = {1: "object", 2: "object", 3: "lesion"}
+"""What sentences and tables call a connected component in 1D, 2D and 3D; keys of results say lesion in all."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,8 @@ class Conventions:
 
     def sentences(self, dims: int) -> list[str]:
         """What the numbers of `case_scores` mean for images of `dims` dims, to be printed with them."""
-        return [*_general(dims), *self._of_surfaces(dims), *self._of_lesions(dims), *self._of_pairs()]
+        said = [*_general(dims), *self._of_surfaces(dims), *self._of_lesions(dims), *self._of_pairs()]
+        return [in_words_of(dims, sentence) for sentence in said]
 
     def _of_surfaces(self, dims: int) -> list[str]:
         percentile = f"{self.hd_percentile:g}th percentile, interpolated linearly"
@@ -134,6 +138,18 @@ class Conventions:
             f"PQ = SQ x RQ over pairs {self._pair()}: SQ is their mean IoU, RQ = TP / (TP + FP / 2 + FN / 2). PQ and "
             "RQ are undefined without lesions and predictions, SQ without pairs."
         ]
+
+
+def in_words_of(dims: int, sentence: str) -> str:
+    """A sentence on lesions, for images of `dims` dims.
+
+    >>> in_words_of(2, "Lesions: a lesion is found once.")
+    'Objects: an object is found once.'
+    """
+    if INSTANCE[dims] == "lesion":
+        return sentence
+    sentence = re.sub(r"\b([Aa]) lesion", r"\1n object", sentence)
+    return sentence.replace("lesion", "object").replace("Lesion", "Object")
 
 
 def _general(dims: int) -> list[str]:

@@ -20,7 +20,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from delineate.metrics.grid import check_grid, check_masks
-from delineate.ops.components import connected
+from delineate.ops.components import MOST, connected
 
 MATCHES = ("overlap", "iou", "dice")
 """When a true component counts as found."""
@@ -95,7 +95,8 @@ def find_instances(
             the predicted components that touch no larger true one: they are neither right nor false.
 
     Raises:
-        ValueError: for unequal shapes, masks that are not bool, an unknown connectivity, and a `min_size` below 1.
+        ValueError: for unequal shapes, masks that are not bool, an unknown connectivity, a `min_size` below 1, and for
+            more than `MOST` components of at least `min_size` voxels in one mask.
 
     >>> truth, prediction = np.array([[1, 1, 0, 1, 0, 0, 0], [1, 1, 0, 0, 0, 1, 0]], bool)
     >>> found = find_instances(prediction, truth)
@@ -106,8 +107,15 @@ def find_instances(
     check_masks(prediction=prediction, truth=truth)
     if min_size < 1:
         raise ValueError(f"min_size: expected at least 1 voxel; got {min_size}.")
-    found = Instances.from_ids(connected(prediction, connectivity)[0], connected(truth, connectivity)[0])
-    return found if min_size == 1 else _without_small(found, min_size)
+    found = Instances.from_ids(*(connected(mask, connectivity, most=None)[0] for mask in (prediction, truth)))
+    found = found if min_size == 1 else _without_small(found, min_size)
+    for name, sizes in (("prediction", found.predicted_sizes), ("truth", found.true_sizes)):
+        if sizes.size > MOST:
+            raise ValueError(
+                f"{name}: expected at most {MOST} connected components; got {sizes.size}. This is noise rather than "
+                "instances: correct it, or leave out small components with min_size."
+            )
+    return found
 
 
 def _without_small(found: Instances, min_size: int) -> Instances:

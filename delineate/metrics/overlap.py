@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 CONVENTIONS = (
-    "One confusion matrix over all pixels of the split, as VOC and Cityscapes do; not a mean over images.",
-    "Ignored pixels take no part, neither as truth nor as prediction.",
+    "One confusion matrix over all pixels or voxels of the split, as VOC and Cityscapes do; not a mean over images.",
+    "Ignored ones take no part, neither as truth nor as prediction.",
     "mIoU and mean Dice are means over the classes that occur in the truth or in the prediction. A class that occurs "
     "in neither is left out and shown as absent; one that is only predicted scores 0.",
     "Precision of a class that is never predicted, and recall of one that never occurs, are left out.",

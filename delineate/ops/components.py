@@ -43,18 +43,19 @@ def neighbours(connectivity: str, dims: int) -> int:
     return CONNECTIVITIES[connectivity][dims - 1]
 
 
-def connected(labels: np.ndarray, connectivity: str) -> tuple[np.ndarray, int]:
+def connected(labels: np.ndarray, connectivity: str, most: int | None = MOST) -> tuple[np.ndarray, int]:
     """Number the components of all labels but 0.
 
     Args:
         labels: (*S) bool or integer, one to three dims.
         connectivity: "face", "edge" or "full".
+        most: how many there may be; None: any number.
 
     Returns:
         The number of each voxel's component, (*S) int32, and how many there are.
 
     Raises:
-        ValueError: for an unknown connectivity, and for more than `MOST` components.
+        ValueError: for an unknown connectivity, and for more components than there may be.
 
     >>> connected(np.array([[1, 0, 2], [0, 1, 2]]), "full")
     (array([[1, 0, 2],
@@ -68,22 +69,28 @@ def connected(labels: np.ndarray, connectivity: str) -> tuple[np.ndarray, int]:
     found, count = cc3d.connected_components(
         np.ascontiguousarray(grid), connectivity=max(around, 4), return_N=True, out_dtype=np.uint32
     )
-    check_number(count)
+    check_number(count, most)
     return np.asarray(found).astype(np.int32).reshape(labels.shape), int(count)
 
 
-def check_number(count: int) -> None:
-    """Raise for more than `MOST` components."""
-    if count > MOST:
+def check_number(count: int, most: int | None = MOST) -> None:
+    """Raise for more components than there may be."""
+    if most is not None and count > most:
         raise ValueError(
-            f"components: expected at most {MOST} connected components in one sample; got {count}. These labels are "
-            "noise rather than instances: correct them, or remove small components first."
+            f"components: expected at most {most} connected components in one sample; got {count}. These labels are "
+            "noise rather than instances: correct them, or leave out small components with min_size."
         )
 
 
 @torch.library.custom_op("delineate::components", mutates_args=())
 def components(
-    target: Tensor, channels: int, ignored: Tensor | None, connectivity: str, min_size: int, everything: bool
+    target: Tensor,
+    channels: int,
+    ignored: Tensor | None,
+    connectivity: str,
+    min_size: int,
+    everything: bool,
+    largest: bool = False,
 ) -> Tensor:
     """Components of the foreground of each sample.
 
@@ -94,6 +101,7 @@ def components(
         connectivity: "face", "edge" or "full".
         min_size: components of fewer voxels are left out.
         everything: whether label 0, or channel 0 of several, is foreground too.
+        largest: whether the `MOST` largest are taken where there are more, as in a noisy prediction; else they raise.
 
     Returns:
         The number of each voxel's component, int32: (N, *S) of labels, (N, C, *S) of a float map; 0 for none.
@@ -106,7 +114,10 @@ def components(
 
     def fill(n: int) -> None:
         inside = _foreground(grids[n], channels, None if void is None else void[n], everything)
-        found[n] = torch.from_numpy(_numbered(inside.numpy(), grids.is_floating_point(), connectivity, min_size))
+        ids, count = _numbered(inside.numpy(), grids.is_floating_point(), connectivity)
+        ids, count = _without_small(ids, count, min_size, MOST if largest else None)
+        check_number(count)
+        found[n] = torch.from_numpy(ids)
 
     in_threads(fill, range(len(found)))
     return found.to(target.device)
@@ -121,22 +132,23 @@ def cells(
     connectivity: str,
     min_size: int,
     everything: bool,
+    largest: bool = False,
 ) -> Tensor:
     """Voronoi cells of the components of each foreground channel.
 
     Args:
         spacing: size of a voxel along each axis, (N, dims) float64; None: 1.
-        target, channels, ignored, connectivity, min_size, everything: see `components`.
+        target, channels, ignored, connectivity, min_size, everything, largest: see `components`.
 
     Returns:
         The number of the channel's component in whose cell a voxel lies, (N, K, *S) int32, with K the channels of the
         foreground: without channel 0, unless it is foreground. 0 at ignored voxels, at the channel's voxels of
         components that are left out, and in a channel without components.
     """
-    ids = components(target, channels, ignored, connectivity, min_size, everything).cpu()
+    ids = components(target, channels, ignored, connectivity, min_size, everything, largest).cpu()
     masks = read_masks(target, channels, ignored).cpu()
     first = 0 if everything or channels == 1 else 1
-    found = torch.zeros_like(masks[:, first:], dtype=torch.int32)
+    found = torch.zeros(masks[:, first:].shape, dtype=torch.int32)
     steps = None if spacing is None else spacing.tolist()
 
     def fill(place: tuple[int, int]) -> None:
@@ -153,12 +165,12 @@ def cells(
 
 
 @components.register_fake
-def _(target, channels, ignored, connectivity, min_size, everything):
+def _(target, channels, ignored, connectivity, min_size, everything, largest=False):
     return target.new_empty(target.shape, dtype=torch.int32)
 
 
 @cells.register_fake
-def _(target, channels, ignored, spacing, connectivity, min_size, everything):
+def _(target, channels, ignored, spacing, connectivity, min_size, everything, largest=False):
     space = target.shape[2:] if target.is_floating_point() else target.shape[1:]
     kept = channels if everything or channels == 1 else channels - 1
     return target.new_empty((target.shape[0], kept, *space), dtype=torch.int32)
@@ -179,26 +191,28 @@ def _foreground(target: Tensor, channels: int, ignored: Tensor | None, everythin
     return labels if ignored is None else labels.masked_fill(ignored, 0)
 
 
-def _numbered(inside: np.ndarray, by_channel: bool, connectivity: str, min_size: int) -> np.ndarray:
-    """Components of labels (*S), or of masks (C, *S) each by itself, numbered through."""
+def _numbered(inside: np.ndarray, by_channel: bool, connectivity: str) -> tuple[np.ndarray, int]:
+    """Components of labels (*S), or of masks (C, *S) each by itself, numbered through; and how many there are."""
     if not by_channel:
-        return _without_small(*connected(inside, connectivity), min_size)
+        return connected(inside, connectivity, most=None)
     found, last = np.zeros(inside.shape, np.int32), 0
     for numbers, mask in zip(found, inside, strict=True):
-        ids, count = connected(mask, connectivity)
+        ids, count = connected(mask, connectivity, most=None)
         numbers[mask] = ids[mask] + last
         last += count
-    check_number(last)
-    return _without_small(found, last, min_size)
+    return found, last
 
 
-def _without_small(ids: np.ndarray, count: int, min_size: int) -> np.ndarray:
-    """The components of at least so many voxels, numbered anew without gaps."""
-    if min_size <= 1 or not count:
-        return ids
-    kept = np.bincount(ids.ravel(), minlength=count + 1) >= min_size
-    kept[0] = False
-    return np.where(kept, np.cumsum(kept), 0).astype(np.int32)[ids]
+def _without_small(ids: np.ndarray, count: int, min_size: int, most: int | None) -> tuple[np.ndarray, int]:
+    """The components of at least so many voxels, and at most so many of them, numbered anew without gaps."""
+    if not count or (min_size <= 1 and (most is None or count <= most)):
+        return ids, count
+    sizes = np.bincount(ids.ravel(), minlength=count + 1)
+    sizes[0] = 0
+    kept = sizes >= max(min_size, 1)
+    if most is not None and kept.sum() > most:
+        kept[np.argsort(-sizes, kind="stable")[most:]] = False
+    return np.where(kept, np.cumsum(kept), 0).astype(np.int32)[ids], int(kept.sum())
 
 
 def _nearest(ids: np.ndarray, spacing: list[float] | None) -> np.ndarray:

@@ -19,15 +19,15 @@ def inverse_size_weights(ids: Tensor, valid: Tensor | None, keep_foreground: boo
         ids: number of each voxel's component, (N, V), or (N, R, V) of channels that may overlap: the largest weight
             holds.
         valid: (N, V) bool, voxels that are not ignored; None: all. Ignored voxels are in no component, and get 1.
-        low, high: bounds of the weights of valid voxels.
+        low, high: bounds of the weights of valid voxels, in samples with components.
 
     Returns:
         (N, V) float32; 1 in a sample without components.
     """
     found = torch.ones(ids.shape[0], ids.shape[-1], dtype=torch.float32, device=ids.device)
-    for n, weights in enumerate(found):
+    for n, weights in enumerate(found if found.numel() else []):
         channels = ids[n].reshape(-1, ids.shape[-1]).long()
-        sizes = torch.bincount(channels.flatten()).double() if channels.numel() else channels.double().flatten()
+        sizes = torch.bincount(channels.flatten()).double()
         sizes[:1] = 0
         number, inside = int((sizes > 0).sum()), (channels > 0).any(0)
         if not number:

@@ -156,6 +156,8 @@ def _segment_sums(values: Tensor, ids: Tensor, segments: int) -> Tensor:
     voxels = values.shape[2]
     step = BLOCK if values.device.type == "cpu" else max(voxels, 1)
     places = [(n, slice(at, at + step)) for n in range(len(values)) for at in range(0, voxels, step)]
+    if not found.numel():
+        return found
 
     def sums_of(place: tuple[int, slice]) -> Tensor:
         n, block = place
@@ -163,7 +165,7 @@ def _segment_sums(values: Tensor, ids: Tensor, segments: int) -> Tensor:
         return torch.stack([sum_by_class(numbers, row[block], segments + 1) for row in values[n]])
 
     work = in_threads(sums_of, places) if values.device.type == "cpu" else map(sums_of, places)
-    for (n, _), sums in zip(places if values.shape[1] else [], work, strict=False):
+    for (n, _), sums in zip(places, work, strict=True):
         found[n] += sums
     return found
 
@@ -176,8 +178,10 @@ def _(values, ids, segments):
 @torch.library.custom_op("delineate::segment_gather", mutates_args=())
 def _segment_gather(table: Tensor, ids: Tensor, like: Tensor) -> Tensor:
     """A number of each segment (N, R, K + 1) at its voxels, (N, R, V) of the type of `like`."""
-    table = table.to(like.dtype)
-    return torch.stack([rows.index_select(1, numbers) for rows, numbers in zip(table, ids, strict=True)])
+    found = like.new_empty(*table.shape[:2], ids.shape[1])
+    for rows, numbers, place in zip(table.to(like.dtype), ids, found, strict=True):
+        torch.index_select(rows, 1, numbers, out=place)
+    return found
 
 
 @_segment_gather.register_fake

@@ -70,7 +70,7 @@ def miou_curves(comparison: Comparison) -> str | None:
             drawn = True
             _curve(axes, Series(index), {epoch: Spread.of(points[epoch]) for epoch in sorted(points)})
     axes.grid(axis="y", color=RULE, linewidth=0.8)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10, min_n_ticks=1))
     axes.set_xlabel("epochs trained", color=MUTED)
     axes.set_title("validation mIoU", loc="left", color=INK, fontsize=12)
     return _svg(figure, "miou", "validation mIoU by epoch") if drawn else None
@@ -106,7 +106,7 @@ def _loss_panel(series: Series, runs: list[Run]) -> str:
             axes.plot(steps, values, color=series.color, marker=series.marker)
     axes.grid(axis="y", color=RULE, linewidth=0.8)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=3))
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=1))
     axes.set_xlabel("step", color=MUTED)
     return _svg(figure, f"loss{series.index}", "training loss by step")
 

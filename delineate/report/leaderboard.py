@@ -84,7 +84,7 @@ def verdict(comparison: Comparison) -> list[str]:
     if rare and len(ranked) > 1:
         count = len(comparison.data.rare)
         which = f"the {count} classes" if count > 1 else "the class"
-        place = f"On {which} below {RARE_SHARE:g} % of the training pixels, "
+        place = f"On {which} below {RARE_SHARE:g} % of the training {comparison.data.element}s, "
         sentences.append(place + f"{rare['loss']} has the highest mean IoU, {rare['rare_iou']:.3f}.")
     if unscored := [loss for loss in comparison.losses if ranked and loss not in comparison.scored()]:
         sentences.append(f"Without a score: {', '.join(unscored)}.")

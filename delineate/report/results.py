@@ -78,6 +78,11 @@ class Data:
         return self.root.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] or self.root
 
     @property
+    def element(self) -> str:
+        """What the images consist of: voxels of the volumes of nnU-Net, else pixels; in the singular."""
+        return "voxel" if self.layout == "nnunet" else "pixel"
+
+    @property
     def by_share(self) -> list[str]:
         """The classes, the most frequent first."""
         return sorted(self.classes, key=lambda name: -self.train_share.get(name, 0.0))

@@ -127,8 +127,17 @@ def predict_images(folder: Path, images: Path, out: Path, progress: Callable[[in
     return len(items)
 
 
+def refuse_comparison(folder: Path) -> None:
+    """Raise ValueError where a folder holds the runs of a comparison, or those of one of its losses."""
+    runs = sorted(path.parent for path in folder.glob("**/seed*/config.yaml"))
+    if runs and any((place / "compare.json").is_file() for place in (folder, folder.resolve().parent)):
+        named = next((run for run in runs if (run / CHECKPOINT).is_file()), runs[0])
+        raise ValueError(f"{folder}: expected one run; got a comparison. Name one of its runs, such as {named}.")
+
+
 def _options(folder: Path) -> dict[str, Any]:
     """The arguments that a run was made with."""
+    refuse_comparison(folder)
     for path in (folder / "config.yaml", folder / CHECKPOINT):
         if not path.is_file():
             raise ValueError(

@@ -84,7 +84,7 @@ def test_a_missed_structure_counts(pair, capsys):
     assert "in 1 of 2 cases only one of truth and prediction is empty" in capsys.readouterr().out
 
 
-def test_pooled_lesions_and_recall_by_size(pair):
+def test_pooled_lesions_and_recall_by_size(pair, capsys):
     found = evaluate(pair)["classes"]["lesion"]
     pooled = found["pooled"]
     assert (pooled["lesions"], pooled["found"], pooled["predicted_lesions"], pooled["false_positives"]) == (6, 2, 3, 1)
@@ -98,9 +98,11 @@ def test_pooled_lesions_and_recall_by_size(pair):
     assert bins[-1]["high"] == 27 * 3.0
     assert sum(size["lesions"] for size in bins) == 6
     assert sum(size["found"] for size in bins) == 2
+    assert [size["recall"] for size in bins] == [0, 0.5, None, 0.5]
+    assert "0/2 of 3 to 8.25; 1/2 of 8.25 to 24" in capsys.readouterr().out
 
 
-def test_cases_without_truth_are_told_apart(tmp_path):
+def test_cases_without_truth_are_told_apart(tmp_path, capsys):
     empty = np.zeros((8, 8, 8), np.uint8)
     spot = empty.copy()
     spot[2:4, 2, 2] = spot[6, 6, 6] = 1
@@ -113,6 +115,21 @@ def test_cases_without_truth_are_told_apart(tmp_path):
     assert found["metrics"]["dice"]["mean"] == pytest.approx(2 / 3, abs=1e-6)  # 1, 0 and 1
     assert found["metrics"]["dice"]["mean_where_true"] == 1
     assert found["metrics"]["lesion_sensitivity"]["n"] == 1
+    said = "not in the truth of 2 of 3 cases; 1 of these left empty, for a Dice of 1; false lesions in the others: 2."
+    assert f"foreground: {said} Dice of the cases with it: 1.000." in capsys.readouterr().out
+
+
+def test_cases_that_are_all_without_truth(tmp_path, capsys):
+    spot = np.eye(3)
+    for name in "ab":
+        picture(tmp_path / "pred" / f"{name}.png", spot)
+        picture(tmp_path / "labels" / f"{name}.png", 0 * spot)
+    evaluate(tmp_path, truth="labels")
+    printed = capsys.readouterr().out
+    assert (
+        "- foreground: not in the truth of 2 of 2 cases; 0 of these left empty; false objects in the others: 2.\n"
+        in printed
+    )
 
 
 def test_conventions_are_used_and_stated(pair, capsys):
@@ -153,7 +170,7 @@ def test_labels_are_named_after_what_is_found(tmp_path):
     assert any("class_2, class_4" in note for note in found["notes"])
 
 
-def test_pictures_with_void_and_given_names(tmp_path):
+def test_pictures_with_void_and_given_names(tmp_path, capsys):
     truth = np.zeros((12, 12))
     truth[2:6, 2:6], truth[8:, :], truth[0] = 1, 2, 255
     pred = np.where(truth == 255, 1, truth)
@@ -164,6 +181,8 @@ def test_pictures_with_void_and_given_names(tmp_path):
     assert "value 255 of the truth is ignored" in found["notes"]
     assert "spacing 0.5 x 2" in found["notes"]
     assert "boundary_iou" in found["classes"]["car"]["metrics"]
+    assert not [line for line in found["conventions"] if "lesion" in line.lower()]
+    assert "objects found" in capsys.readouterr().out
 
 
 def test_255_is_the_foreground_of_a_mask_that_holds_nothing_else(tmp_path):
@@ -228,7 +247,11 @@ def several(path):
 
 
 BAD = {
-    "no prediction": (lambda p: (p / "pred/b.nii.gz").unlink(), [], ("pred", "none for b", "failure")),
+    "no prediction": (
+        lambda p: (p / "pred/b.nii.gz").unlink(),
+        [],
+        ("pred", "none for b", "failure", "of these cases alone"),
+    ),
     "no truth": (lambda p: (p / "labelsTr/a.nii.gz").unlink(), [], ("labelsTr", "none for a")),
     "shape": (lambda p: volume(p / "pred/b.nii.gz", blobs()[:12]), [], ("b.nii.gz", "(16, 16, 16)", "(12, 16, 16)")),
     "spacing": (lambda p: volume(p / "pred/b.nii.gz", blobs(), (1, 1, 1)), [], ("b.nii.gz", "1 x 1.5 x 2 mm")),
@@ -285,10 +308,10 @@ def test_nothing_but_background(tmp_path, capsys):
 
 
 def test_noise_is_named(pair, monkeypatch, capsys):
-    monkeypatch.setattr("delineate.ops.components.MOST", 2)
+    monkeypatch.setattr("delineate.metrics.instance.MOST", 2)
     line = refused(capsys, "evaluate", pair / "pred", pair / "labelsTr", "--out", pair / "out")
-    assert "labelsTr/a.nii.gz" in line
-    assert "connected components" in line
+    assert "case a, " in line
+    assert "labelsTr/a.nii.gz: prediction: expected at most 2 connected components; got 3" in line
     assert not (pair / "out").exists()
 
 

@@ -123,6 +123,28 @@ def test_a_volume_looks_the_same_however_it_is_stored(flip):
         assert np.array_equal(getattr(found, name), getattr(straight, name)), name
 
 
+def test_right_and_left_of_the_patient_are_marked():
+    nothing = np.zeros((6, 7, 5), bool)
+    shown = {
+        affine is None: draw(view(case("a", nothing, nothing, (1, 1, 1), affine), nothing, nothing, "a"))
+        for affine in (RAS, None)
+    }
+    marks = (np.asarray(shown[False]) != np.asarray(shown[True])).any(2)
+    width = (shown[False].width - 4 * 10) // 3
+    panels = [marks[:, 10 + k * (width + 10) : 10 + k * (width + 10) + width] for k in range(3)]
+    assert all(panel[:, :20].any() and panel[:, -20:].any() and not panel[:, 20:-20].any() for panel in panels)
+    assert marks.sum() == sum(panel.sum() for panel in panels)
+
+
+def test_the_caption_holds_the_distance_that_was_asked_for():
+    volume = np.ones((2, 2, 2), bool)
+    for shape, words in ((volume, "lesion F1 0.5, HD90 3"), (volume[0], "object F1 0.5, HD90 3")):
+        worst = Worst(1, "hd90")
+        values = ClassScores({"dice": 0.25, "lesion_f1": 0.5, "hd90": 3.0, "hd": 9.0}, [], [], False, False)
+        worst.add(case("a", ~shape, shape, (1,) * shape.ndim), 1, "x", values, None)
+        assert worst._views["x", "a"].caption.startswith(f"a, x: Dice 0.25, {words}")
+
+
 def test_proportions_follow_the_spacing():
     truth, prediction = np.zeros((2, 10, 20), bool)
     picture = draw(view(case("a", prediction, truth, (4.0, 1.0)), truth, prediction, "a"))

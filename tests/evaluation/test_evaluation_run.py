@@ -13,6 +13,7 @@ from delineate.data import Source, open_source
 from delineate.data.demo import make_lesions, make_streets
 from delineate.metrics import case_scores
 from delineate.training.evaluate import evaluate_run
+from delineate.training.run import CHECKPOINT
 
 
 @dataclass
@@ -44,6 +45,7 @@ def test_volumes_are_scored_case_by_case(run, tmp_path, capsys):
     folder, source = run(make_lesions(tmp_path / "lesions", n=5, shape=(24, 24, 16)))
     main(["evaluate", str(folder)])
     found = json.loads((folder / "evaluation-val/metrics.json").read_text())
+    assert found["cases"]["notes"] == []
     items = source.items("val")
     name = source.classes[1]
     assert list(found["cases"]["classes"]) == [name]
@@ -66,6 +68,7 @@ def test_pictures_keep_their_confusion_matrix(run, tmp_path):
     folder, source = run(make_streets(tmp_path / "streets", n_train=4, n_val=3, size=(32, 48)))
     result, _, out = evaluate_run(folder, None, "val", lambda done, total: None)
     found = json.loads((out / "metrics.json").read_text())
+    assert found["cases"]["notes"] == ["spacing 1: read mm as pixels"]
     assert {key: found[key] for key in result} == result
     assert set(found["cases"]["classes"]) == {name for name in source.classes if name != "background"}
     with (out / "per_image.csv").open(newline="") as file:
@@ -91,6 +94,21 @@ def test_a_second_evaluation_takes_the_place_of_the_first(run, tmp_path):
     assert "within 2 mm" in (folder / "evaluation-val/metrics.json").read_text()
     main(["evaluate", str(folder), "--out", str(tmp_path / "elsewhere"), "--split", "train"])
     assert (tmp_path / "elsewhere/per_case.csv").is_file()
+
+
+@pytest.mark.parametrize("inside", [".", "dice-ce"])
+def test_a_comparison_names_its_runs(inside, tmp_path, capsys):
+    runs = [tmp_path / "dice-ce" / f"seed{seed}" for seed in range(2)]
+    for path in (tmp_path, *runs):
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "config.yaml").touch()
+    (tmp_path / "compare.json").touch()
+    (runs[1] / CHECKPOINT).parent.mkdir(exist_ok=True)
+    (runs[1] / CHECKPOINT).touch()
+    for verb in (["evaluate"], ["predict", str(tmp_path)]):
+        with pytest.raises(SystemExit):
+            main([verb[0], str(tmp_path / inside), *verb[1:]])
+        assert f"Name one of its runs, such as {runs[1]}." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("option", "value"), [("--classes", "a"), ("--ignore_index", "3"), ("--spacing", "2")])

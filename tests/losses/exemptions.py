@@ -1,5 +1,9 @@
 """Items of the contract that do not hold for some losses, and why: tables for the rows of `cases.py`."""
 
+NO_PART = {
+    "C1g": "a class without components takes no part in a mean of costs",
+    "C10e": "costs of classes that are not scored are those of the background of others",
+}
 NOT_PROPER = {"C8a": "no proper score: with soft labels the optimum is not p = y"}
 SHARES = {"C8a": "its class weights are shares of the target"}
 SMOOTHED = {
@@ -15,6 +19,7 @@ CHOICE = {
     "C10c": "a voxel of weight 0 or 2 is one voxel among those chosen from",
     "C15": "kinks where voxels change places in the choice",
 }
+EACH_CHANNEL = {item: why for item, why in CHOICE.items() if item != "C9a"}
 FULL = {"C22": "no longer grows once all the voxels chosen are wrong"}
 THRESHOLD = {"C8a": "another voxel above the threshold can lower the mean"}
 ONE_RATIO = {"C9a": "one ratio over all channels"}

@@ -123,14 +123,14 @@ def test_c7a_softmax_of_one_channel(case):
 @every_loss
 def test_c7a_arguments_outside_their_sets(case):
     bad = BAD_ARGUMENTS | BAD_POOL_ARGUMENTS | BAD_SMOOTH
-    assert case.pooled == ("pool" in arguments(case.cls))
+    assert case.pooled == ("pool" in arguments(case.told))
     for argument, values in bad.items():
-        if argument not in arguments(case.cls):
+        if argument not in arguments(case.told):
             continue
         for value in values:
             if value is None and argument not in ("mode", "reduction", "pool"):
                 continue
-            with pytest.raises(ValueError, match=rf"{case.cls.__name__}: `{argument}` must be .*; got"):
+            with pytest.raises(ValueError, match=rf"{case.told.__name__}: `{argument}` must be .*; got"):
                 case.build(**{argument: value})
 
 

@@ -192,7 +192,7 @@ def test_every_public_loss_has_a_row():
 @both_modes
 def test_c24_default_arguments_are_enough(case, mode):
     logits, target = batch((16, 12), mode=mode)
-    assert in_mode(case.cls(), mode)(logits, target) > case.minimum
+    assert in_mode(case.default(), mode)(logits, target) > case.minimum
 
 
 FIELDS = ("Args:", "Shape:", "Range:", "Absent classes:", ">>> ", "Use for:", "Not for:", "Notes:", "Reference:")

@@ -287,3 +287,9 @@ def test_components_are_named_by_what_is_asked():
     assert L.BlobLoss(L.DiceLoss(), min_size=4).asked("components") == Geometry("components", None, "full", 4)
     assert L.BlobLoss(L.DiceLoss(mode="sigmoid")).asked("cells").kind == "all_cells"
     assert L.BlobLoss(L.DiceLoss(classes=[0, 1])).asked("components").kind == "all_components"
+
+
+@pytest.mark.parametrize("bad", [[1.0], [0.0, 1.0], "ab", 2.0])
+def test_spacing_of_cells_must_fit(bad):
+    with pytest.raises(ValueError, match=r"`?spacing`?:? .*got"):
+        L.BlobLoss(L.DiceLoss(), fp_scope="voronoi", spacing=bad)(*batch((6, 5)))

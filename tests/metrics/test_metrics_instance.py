@@ -96,6 +96,16 @@ def test_small_components_are_left_out_with_what_finds_them():
     assert find_instances(guess, truth, min_size=1).predicted_sizes.tolist() == [3, 7, 1, 3]
 
 
+def test_too_many_components_are_refused_and_small_ones_do_not_count(monkeypatch):
+    monkeypatch.setattr("delineate.metrics.instance.MOST", 2)
+    truth, guess = mask("aa.b.......", "...........", "c.........."), mask("aa...d.e.f.", "...........", "...........")
+    with pytest.raises(ValueError, match="prediction: expected at most 2 connected components; got 4"):
+        find_instances(guess, truth)
+    with pytest.raises(ValueError, match="truth: expected at most 2 connected components; got 3"):
+        find_instances(truth & False, truth)
+    assert find_instances(guess, truth, min_size=2).shared.tolist() == [2]
+
+
 def test_id_maps_may_have_gaps():
     found = Instances.from_ids(np.array([0, 9, 9, 2, 2, 0]), np.array([7, 7, 0, 7, 5, 0], np.uint8))
     assert found.predicted_sizes.tolist() == [2, 2]
@@ -188,16 +198,17 @@ def test_equals_panoptica():
                 assert (ours.sq, ours.rq, ours.pq) == pytest.approx((theirs.sq, theirs.rq, theirs.pq))
 
 
+def squared_distances(true_ids, spacing):
+    """From each voxel to each true component."""
+    every = np.argwhere(np.ones(true_ids.shape, bool)) * spacing
+    components = [np.argwhere(true_ids == k + 1) * spacing for k in range(true_ids.max())]
+    away = [((every[:, None] - voxels[None]) ** 2).sum(2).min(1) for voxels in components]
+    return np.stack(away).reshape(-1, *true_ids.shape)
+
+
 def cell_dice_by_hand(found, spacing):
     """Least and greatest Dice in the cell of each component: a voxel as near to another one may be in it or not."""
-    every = np.argwhere(np.ones(found.true_ids.shape, bool)) * spacing
-    away = np.stack(
-        [
-            ((every[:, None] - np.argwhere(found.true_ids == k + 1)[None] * spacing) ** 2).sum(2).min(1)
-            for k in range(found.true_sizes.size)
-        ]
-    ).reshape(-1, *found.true_ids.shape)
-    predicted = found.predicted_ids > 0
+    away, predicted = squared_distances(found.true_ids, spacing), found.predicted_ids > 0
     for k in range(found.true_sizes.size):
         others = np.delete(away, k, 0).min(0)
         true = found.true_ids == k + 1
@@ -218,6 +229,25 @@ def test_cells_equal_nearest_by_hand(shape, spacing, few, monkeypatch):
     assert (least == greatest).sum() >= 3  # no ties there
     assert ((ours >= least - 1e-12) & (ours <= greatest + 1e-12)).all()
     assert cc_dice(found, spacing) == pytest.approx(ours.mean())
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_cc_dice_equals_monai_where_no_voxel_is_between_two_cells(seed):
+    import torch
+    from monai.metrics.meandice import DiceMetric
+
+    prediction, truth = random_masks(seed)
+    near, next_to = np.sort(squared_distances(find_instances(prediction, truth).true_ids, (1, 1, 1)), 0)[:2]
+    prediction &= near < next_to
+    found = find_instances(prediction, truth)
+    assert found.true_sizes.size > 10
+    assert (prediction & ~truth).sum() > 5
+    masks = (torch.from_numpy(np.stack([~mask, mask])[None]).float() for mask in (prediction, truth))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Voronoi computation is running on CPU")
+        theirs = DiceMetric(include_background=False, per_component=True)(*masks)
+    assert isinstance(theirs, torch.Tensor)
+    assert cc_dice(found, (1, 1, 1)) == pytest.approx(theirs.item(), abs=1e-6)
 
 
 def test_a_false_positive_is_paid_by_the_nearest_in_mm():

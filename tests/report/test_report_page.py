@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import mean
 
 import pytest
-from report_folders import BUDGET, CLASSES, CONVENTIONS, edit_json, write_comparison, write_single
+from report_folders import BUDGET, CLASSES, CONVENTIONS, data_section, edit_json, write_comparison, write_single
 
 from delineate.report import write_report
 
@@ -90,6 +90,16 @@ def test_the_best_of_each_column_is_marked(tmp_path: Path) -> None:
         values = [float(attributes["data-value"]) for _, attributes in cells if attributes["data-value"]]
         best = [float(attributes["data-value"] or "") for _, attributes in cells if attributes.get("class") == "best"]
         assert best == [better(values)]
+
+
+def test_volumes_have_voxels(tmp_path: Path) -> None:
+    folder = write_comparison(tmp_path, ["CE", "Dice"], [0])
+    assert "pixel accuracy" in write_report(folder).read_text()
+    edit_json(folder / "compare.json", data=data_section() | {"layout": "nnunet"})
+    text = write_report(folder).read_text().split("</style>")[1]
+    assert "below 2 % of the labelled training voxels" in text
+    assert "voxel accuracy" in text
+    assert "training pixels" not in text
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:

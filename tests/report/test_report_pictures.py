@@ -103,6 +103,14 @@ def test_more_than_ten_losses_stay_apart() -> None:
     assert len(looks) == 30
 
 
+def test_one_epoch_has_one_tick(tmp_path: Path) -> None:
+    folder = write_single(tmp_path / "run")
+    (folder / "metrics.csv").write_text("epoch,step,lr,train/loss,val/miou\n0,0,0.1,1.5,\n0,46,,,0.25\n")
+    svg = miou_curves(read_results(folder)) or ""
+    ticks = re.findall(r">([\d.−]+)</text>", svg)
+    assert [tick for tick in ticks if tick == "1" or float(tick) > 0.9] == ["1"]
+
+
 def test_without_curves_there_is_no_figure(tmp_path: Path) -> None:
     folder = write_single(tmp_path / "run")
     (folder / "metrics.csv").unlink()
