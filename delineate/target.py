@@ -5,7 +5,7 @@ loader can fill it in ahead (`delineate.data.Prepare`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -75,7 +75,8 @@ class Target:
             labels = self.labels.reshape(*(shape if dense else (samples, *space)))
             ignored = None if dense or self.ignore_index is None else labels.long() == self.ignore_index
             spacing = self.voxel_size(geometry.spacing, samples, len(space))
-            self._found[geometry] = _DERIVED[geometry.kind](labels, channels, ignored, spacing, geometry)
+            components = self._components_of(geometry, shape)
+            self._found[geometry] = _DERIVED[geometry.kind](labels, channels, ignored, spacing, geometry, components)
         found, expected = self._found[geometry], _shape(geometry.kind, shape, self.labels.is_floating_point())
         if tuple(found.shape) != expected:
             raise ValueError(
@@ -83,6 +84,11 @@ class Target:
                 f"{tuple(found.shape)}. Prepare them with the classes and the size of the logits."
             )
         return found
+
+    def _components_of(self, geometry: Geometry, shape: Sequence[int]) -> Tensor | None:
+        """The components that cells belong to: those of this target, given or derived, with their numbers."""
+        kind = {"cells": "components", "all_cells": "all_components"}.get(geometry.kind)
+        return None if kind is None else self.find(geometry._replace(kind=kind, spacing=None), shape)
 
     def found(self) -> dict[Geometry, Tensor]:
         """All that was derived so far."""
@@ -131,26 +137,26 @@ def _label_distances(labels: Tensor, ignored: Tensor | None, spacing: Tensor | N
 
 
 def _components(everything: bool) -> "Derive":
-    return lambda labels, channels, ignored, spacing, asked: components(
+    return lambda labels, channels, ignored, spacing, asked, _: components(
         labels, channels, ignored, asked.connectivity, asked.min_size, everything
     )
 
 
 def _cells(everything: bool) -> "Derive":
-    return lambda labels, channels, ignored, spacing, asked: cells(
-        labels, channels, ignored, spacing, asked.connectivity, asked.min_size, everything
+    return lambda labels, channels, ignored, spacing, asked, ids: cells(
+        cast(Tensor, ids), labels, channels, ignored, spacing, everything
     )
 
 
-Derive = Callable[[Tensor, int, Tensor | None, Tensor | None, Geometry], Tensor]
-"""Of labels, the number of channels, ignored voxels, the size of a voxel, and what was asked for."""
+Derive = Callable[[Tensor, int, Tensor | None, Tensor | None, Geometry, Tensor | None], Tensor]
+"""Of labels, the number of channels, ignored voxels, the size of a voxel, what was asked for, and cells' components."""
 _DERIVED: dict[str, Derive] = {
-    "distances": lambda labels, channels, ignored, spacing, _: squared_distances(labels, channels, ignored, spacing),
-    "label_distances": lambda labels, channels, ignored, spacing, _: _label_distances(labels, ignored, spacing),
-    "contour_sizes": lambda labels, channels, ignored, spacing, _: contour_sizes(labels, channels, ignored),
-    "skeletons": lambda labels, channels, ignored, spacing, _: skeletons(labels, channels, ignored),
-    "tubes": lambda labels, channels, ignored, spacing, _: tubes(labels, channels, ignored, True),
-    "channel_tubes": lambda labels, channels, ignored, spacing, _: tubes(labels, channels, ignored, False),
+    "distances": lambda labels, channels, ignored, spacing, *_: squared_distances(labels, channels, ignored, spacing),
+    "label_distances": lambda labels, channels, ignored, spacing, *_: _label_distances(labels, ignored, spacing),
+    "contour_sizes": lambda labels, channels, ignored, *_: contour_sizes(labels, channels, ignored),
+    "skeletons": lambda labels, channels, ignored, *_: skeletons(labels, channels, ignored),
+    "tubes": lambda labels, channels, ignored, *_: tubes(labels, channels, ignored, True),
+    "channel_tubes": lambda labels, channels, ignored, *_: tubes(labels, channels, ignored, False),
     "components": _components(False),
     "all_components": _components(True),
     "cells": _cells(False),

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import delineate.target
+from delineate.ops.components import cells, components
 from delineate.ops.contour import contour_sizes
 from delineate.ops.distance import squared_distances, squared_label_distances
 from delineate.ops.skeleton import skeletons, tubes
@@ -45,6 +46,10 @@ def expected(kind, y, ignored=None, spacing=None):
         "skeletons": lambda: skeletons(y, 3, ignored),
         "tubes": lambda: tubes(y, 3, ignored, True),
         "channel_tubes": lambda: tubes(y, 3, ignored, False),
+        "components": lambda: components(y, 3, ignored, "full", 1, False),
+        "all_components": lambda: components(y, 3, ignored, "full", 1, True),
+        "cells": lambda: cells(components(y, 3, ignored, "full", 1, False), y, 3, ignored, rows(spacing), False),
+        "all_cells": lambda: cells(components(y, 3, ignored, "full", 1, True), y, 3, ignored, rows(spacing), True),
     }[kind]()
 
 
@@ -73,7 +78,9 @@ def test_derives_what_the_ops_say(kind, spacing, void):
 def test_every_form_of_labels_is_the_same(kind):
     y = labels()
     found = Target(y).find(Geometry(kind), SHAPE)
-    for same in (y[:, None], y.to(torch.uint8), y.int()[:, None], one_hot(y), 0.8 * one_hot(y).double()):
+    numbered = "components" in kind or "cells" in kind  # of a map channel by channel, with other numbers
+    maps = () if numbered else (one_hot(y), 0.8 * one_hot(y).double())
+    for same in (y[:, None], y.to(torch.uint8), y.int()[:, None], *maps):
         before = same.clone()
         assert torch.equal(Target(same).find(Geometry(kind), SHAPE), found)
         assert torch.equal(same, before)
@@ -217,5 +224,6 @@ def test_sizes_of_voxels():
 def test_nothing_to_derive(kind, shape):
     y = torch.zeros(shape[0], *shape[2:], dtype=torch.long)
     found = Target(y, ignore_index=255, spacing=[1.0, 2.0]).find(Geometry(kind), shape)
-    assert found.shape == Target(torch.zeros(shape)).find(Geometry(kind), shape).shape
+    of_map = Target(torch.zeros(shape)).find(Geometry(kind), shape)
+    assert found.shape == (of_map[:, 0] if "components" in kind else of_map).shape
     assert found.shape[0] == shape[0]

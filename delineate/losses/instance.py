@@ -36,7 +36,7 @@ from delineate.losses.inputs import Inputs
 from delineate.losses.loss import Loss
 from delineate.losses.per_component import InstanceLoss, agreed, pairs_of, with_inner
 from delineate.losses.voxel import MeanCostLoss
-from delineate.ops.components import CONNECTIVITIES, cells
+from delineate.ops.components import CONNECTIVITIES, cells, components
 from delineate.ops.inverse_size import inverse_size_weights
 from delineate.ops.segments import segments_of
 from delineate.ops.select import hardest_of_regions
@@ -259,7 +259,8 @@ class BidirectionalComponentLoss(ComponentLoss):
         said = p if self.mode == "sigmoid" else p.argmax(1)
         void, size = inputs.ignored(self.ignore_index), inputs.voxel_size(self.spacing, self.ignore_index)
         everything = self.asked("cells").kind == "all_cells"
-        found = cells(said, channels, void, size, self.connectivity, 1, everything, True).flatten(2)
+        ids = components(said, channels, void, self.connectivity, 1, everything, True)
+        found = cells(ids, said, channels, void, size, everything).flatten(2)
         found = parts.of_foreground(found)
         number = segments_of(found)
         whole = number + 1 + torch.arange(found.shape[1], device=found.device, dtype=found.dtype)[:, None]

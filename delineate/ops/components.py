@@ -125,28 +125,21 @@ def components(
 
 @torch.library.custom_op("delineate::cells", mutates_args=())
 def cells(
-    target: Tensor,
-    channels: int,
-    ignored: Tensor | None,
-    spacing: Tensor | None,
-    connectivity: str,
-    min_size: int,
-    everything: bool,
-    largest: bool = False,
+    ids: Tensor, target: Tensor, channels: int, ignored: Tensor | None, spacing: Tensor | None, everything: bool
 ) -> Tensor:
     """Voronoi cells of the components of each foreground channel.
 
     Args:
+        ids: number of each voxel's component, as `components` returns them for the target.
         spacing: size of a voxel along each axis, (N, dims) float64; None: 1.
-        target, channels, ignored, connectivity, min_size, everything, largest: see `components`.
+        target, channels, ignored, everything: see `components`.
 
     Returns:
         The number of the channel's component in whose cell a voxel lies, (N, K, *S) int32, with K the channels of the
         foreground: without channel 0, unless it is foreground. 0 at ignored voxels, at the channel's voxels of
         components that are left out, and in a channel without components.
     """
-    ids = components(target, channels, ignored, connectivity, min_size, everything, largest).cpu()
-    masks = read_masks(target, channels, ignored).cpu()
+    ids, masks = ids.cpu(), read_masks(target, channels, ignored).cpu()
     first = 0 if everything or channels == 1 else 1
     found = torch.zeros(masks[:, first:].shape, dtype=torch.int32)
     steps = None if spacing is None else spacing.tolist()
@@ -170,7 +163,7 @@ def _(target, channels, ignored, connectivity, min_size, everything, largest=Fal
 
 
 @cells.register_fake
-def _(target, channels, ignored, spacing, connectivity, min_size, everything, largest=False):
+def _(ids, target, channels, ignored, spacing, everything):
     space = target.shape[2:] if target.is_floating_point() else target.shape[1:]
     kept = channels if everything or channels == 1 else channels - 1
     return target.new_empty((target.shape[0], kept, *space), dtype=torch.int32)

@@ -150,6 +150,15 @@ def test_it_can_be_sent_to_another_process():
 # moves after `Prepare`
 
 
+def alike(numbers, others, ties):
+    """Whether two maps divide voxels alike, whatever the numbers; of cells but for voxels as near to several."""
+    numbers, others = numbers.flatten().tolist(), others.flatten().tolist()
+    pairs = Counter(zip(numbers, others, strict=True))
+    commonest = {one: max((n, other) for (a, other), n in pairs.items() if a == one)[1] for one in set(numbers)}
+    wrong = sum(commonest[one] != other for one, other in zip(numbers, others, strict=True))
+    return wrong <= (0.1 * len(numbers) if ties else 0) and commonest.get(0, 0) == 0
+
+
 @pytest.mark.parametrize("spacing", [None, (2.0, 0.3)])
 @pytest.mark.parametrize("flip", [v2.RandomHorizontalFlip(1), v2.RandomVerticalFlip(1)], ids=["left", "up"])
 @pytest.mark.parametrize("kind", KINDS)
@@ -162,7 +171,9 @@ def test_flipping_what_was_derived_is_deriving_from_what_was_flipped(kind, flip,
             assert not moved.numel()
         else:
             assert isinstance(moved, DerivedSizes if kind == "contour_sizes" else DerivedMap)
-            assert torch.equal(moved, prepare(flip(sample(seed)))["geometry"][need])
+            again = prepare(flip(sample(seed)))["geometry"][need]
+            numbered = "components" in kind or "cells" in kind
+            assert alike(moved, again, "cells" in kind) if numbered else torch.equal(moved, again)
 
 
 @pytest.mark.parametrize("dim", [-1, -2])

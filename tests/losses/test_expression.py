@@ -75,7 +75,7 @@ REFUSED = {
     "1e308*(1e308*Dice)": "must be a finite number",
     "1" + "0" * 400 + "*Dice": "must be a finite number",
     "9" * 5000 + "*Dice": "is not an expression",
-    "dice": "no loss named 'dice'.* Did you mean 'Dice'\\? All names: .*CE, Combo, CrossEntropy, Dice",
+    "dice": "no loss named 'dice'.* Did you mean 'Dice'\\? All names: .*CE, Combo, Component, CrossEntropy, Dice",
     "DICE": "Did you mean 'Dice'\\?",
     "DiceLoss": "Did you mean 'Dice'\\?",
     "diceloss": "Did you mean 'Dice'\\?",

@@ -165,6 +165,11 @@ def test_number_and_order_of_components_do_not_matter():
     split[0, 4:, 5:] = 5  # two that touch
     three = L.BlobLoss(L.DiceLoss())(logits, Target(labels, prepared={name: split}))
     assert not torch.isclose(three, L.BlobLoss(L.DiceLoss())(logits, labels))
+    for text in ("Component(Dice)", "Component(CE)", "Blob(Dice, fp_scope='voronoi')"):  # cells are those of given ids
+        loss = L.parse(text)
+        given = loss(logits, Target(labels, prepared={name: ids}))
+        torch.testing.assert_close(given, loss(logits, labels), rtol=1e-12, atol=0)
+        assert not torch.isclose(loss(logits, Target(labels, prepared={name: split})), given)
 
 
 def test_two_hundred_components_of_one_voxel():

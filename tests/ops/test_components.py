@@ -18,6 +18,12 @@ everything_or_not = pytest.mark.parametrize("everything", [False, True], ids=["f
 holes_or_not = pytest.mark.parametrize("holes", [False, True], ids=["whole", "holes"])
 
 
+def cells_of(target, channels, ignored, size, connectivity, min_size, everything):
+    """The cells of a target's own components."""
+    ids = components(target, channels, ignored, connectivity, min_size, everything)
+    return cells(ids, target, channels, ignored, size, everything)
+
+
 def some_labels(space, samples=3, classes=4):
     """Labels in clumps, so that components have several sizes; the last sample is empty."""
     noise = np.random.default_rng(0).random((samples, *space))
@@ -150,8 +156,8 @@ def test_any_type_of_labels(dtype, holes):
     for everything in (False, True):
         found = components(same, channels, void, "edge", 2, everything)
         assert torch.equal(found, components(labels, channels, void, "edge", 2, everything))
-        found = cells(same, channels, void, None, "edge", 2, everything)
-        assert torch.equal(found, cells(labels, channels, void, None, "edge", 2, everything))
+        found = cells_of(same, channels, void, None, "edge", 2, everything)
+        assert torch.equal(found, cells_of(labels, channels, void, None, "edge", 2, everything))
     expected = connected(labels[0].numpy(), "face")
     found = connected(same[0].numpy(), "face")
     assert np.array_equal(found[0], expected[0])
@@ -164,7 +170,9 @@ def test_any_type_of_dense_maps(dtype):
     rounded = maps.to(dtype)
     masks = (rounded > 0.5).float()
     assert torch.equal(components(rounded, 3, None, "full", 1, True), components(masks, 3, None, "full", 1, True))
-    assert torch.equal(cells(rounded, 3, None, None, "full", 1, True), cells(masks, 3, None, None, "full", 1, True))
+    assert torch.equal(
+        cells_of(rounded, 3, None, None, "full", 1, True), cells_of(masks, 3, None, None, "full", 1, True)
+    )
 
 
 def test_the_label_of_ignored_voxels_does_not_count():
@@ -189,8 +197,8 @@ def test_memory_layout_does_not_count_and_nothing_is_written(rest):
         for ignored in (None, void.clone(), void.mT.contiguous().mT):
             found = components(same, channels, ignored, *rest)
             assert torch.equal(found, components(plain, channels, ignored, *rest))
-            found = cells(same, channels, ignored, sizes, *rest)
-            assert torch.equal(found, cells(plain, channels, ignored, sizes, *rest))
+            found = cells_of(same, channels, ignored, sizes, *rest)
+            assert torch.equal(found, cells_of(plain, channels, ignored, sizes, *rest))
             assert ignored is None or torch.equal(ignored, void)
         assert torch.equal(same, plain)
     columns = np.asfortranarray(labels[0].numpy())
@@ -209,7 +217,7 @@ def test_nothing_to_number(shape, holes):
     for target in (labels, maps):
         assert components(target, 3, void, "full", 2, True).shape == target.shape
         for everything, kept in ((False, 2), (True, 3)):
-            found = cells(target, 3, void, sizes, "full", 2, everything)
+            found = cells_of(target, 3, void, sizes, "full", 2, everything)
             assert found.shape == (shape[0], kept, *shape[1:])
     assert connected(np.zeros(shape, bool), "full")[1] == 0
 
@@ -231,8 +239,9 @@ def test_too_many_components_are_refused():
     assert connected(few.numpy(), "face")[1] == MOST == 65536
     assert connected(many.numpy(), "full")[1] == 1
     assert "got 65664" in refusal(lambda: connected(many.numpy(), "face"))
-    for op, options in ((components, ()), (cells, (None,))):
-        assert "got 65664" in refusal(lambda: op(many[None], 2, None, *options, "face", 1, False))  # noqa: B023
+    assert "got 65664" in refusal(lambda: components(many[None], 2, None, "face", 1, False))
+    assert components(many[None], 2, None, "face", 1, False, largest=True).max() == MOST
+    assert not components(many[None], 2, None, "face", 2, False).any()
     maps = torch.stack([few, torch.zeros_like(few)])[None].float()
     assert components(maps, 2, None, "face", 1, True).max() == MOST
     maps[0, 1, 0, 0] = 1
@@ -247,7 +256,7 @@ def test_unknown_connectivity(name):
         lambda: neighbours(name, 2),
         lambda: connected(np.ones((3, 3), int), name),
         lambda: components(labels, 2, None, name, 1, False),
-        lambda: cells(labels, 2, None, None, name, 1, False),
+        lambda: cells_of(labels, 2, None, None, name, 1, False),
     ):
         with pytest.raises(ValueError, match="connectivity") as caught:
             call()
@@ -278,7 +287,7 @@ def test_cells_are_nearest(space, spacing, everything, holes, min_size):
     size = None if spacing is None else torch.tensor([spacing[: len(space)]] * 3, dtype=torch.float64)
     for target, channels in ((some_labels(space), 4), (some_maps(space), 3)):
         first = 0 if everything else 1
-        found = cells(target, channels, void, size, "face", min_size, everything).numpy()
+        found = cells_of(target, channels, void, size, "face", min_size, everything).numpy()
         assert found.dtype == np.int32
         assert found.shape == (3, channels - first, *space)
         ids = components(target, channels, void, "face", min_size, everything)
@@ -294,7 +303,7 @@ def test_cells_are_nearest(space, spacing, everything, holes, min_size):
 def test_one_component_has_everything():
     labels = torch.zeros(2, 5, 6, dtype=torch.long)
     labels[0, 1, 1:3], labels[1, 4, 5], labels[1, 0, 0] = 1, 1, 2
-    found = cells(labels, 3, None, None, "full", 1, False)
+    found = cells_of(labels, 3, None, None, "full", 1, False)
     assert (found[0, 0] == 1).all()
     assert not found[0, 1].any()
     assert found[1].flatten(1).unique(dim=1).sort(0).values.tolist() == [[1], [2]]
@@ -302,7 +311,7 @@ def test_one_component_has_everything():
 
 def test_a_cell_goes_around_ignored_and_small_components():
     labels = torch.tensor([[1, 1, 0, 0, 1, 0, 255, 0, 1, 1]])
-    found = cells(labels, 1, labels == 255, None, "face", 2, False)
+    found = cells_of(labels, 1, labels == 255, None, "face", 2, False)
     assert found[0, 0].tolist() == [1, 1, 1, 1, 0, 2, 0, 2, 2, 2]
 
 
@@ -310,21 +319,21 @@ def test_each_sample_has_its_spacing():
     labels = torch.zeros(2, 5, 5, dtype=torch.long)
     labels[:, 0, 0], labels[:, 4, 2] = 1, 1
     size = torch.tensor([[1.0, 9.0], [9.0, 1.0]], dtype=torch.float64)
-    found = cells(labels, 2, None, size, "face", 1, False)[:, 0]
+    found = cells_of(labels, 2, None, size, "face", 1, False)[:, 0]
     by_column, by_row = torch.tensor([1, 1, 2, 2, 2]), torch.tensor([1, 1, 0, 2, 2])
     assert torch.equal(found[0, 2], by_column.int())
     assert torch.equal(found[1][by_row > 0, 0], by_row[by_row > 0].int())
     for n in range(2):
-        assert torch.equal(cells(labels[n, None], 2, None, size[n, None], "face", 1, False)[0, 0], found[n])
+        assert torch.equal(cells_of(labels[n, None], 2, None, size[n, None], "face", 1, False)[0, 0], found[n])
 
 
 def test_threads_change_nothing():
     labels, void = some_labels((11, 12), samples=5), some_void((11, 12), samples=5)
-    one = components(labels, 4, void, "face", 2, True), cells(labels, 4, void, None, "face", 2, True)
+    one = components(labels, 4, void, "face", 2, True), cells_of(labels, 4, void, None, "face", 2, True)
     torch.set_num_threads(2)
     try:
         assert torch.equal(components(labels, 4, void, "face", 2, True), one[0])
-        assert torch.equal(cells(labels, 4, void, None, "face", 2, True), one[1])
+        assert torch.equal(cells_of(labels, 4, void, None, "face", 2, True), one[1])
     finally:
         torch.set_num_threads(1)
 
@@ -341,13 +350,14 @@ def test_opcheck(holes, layout):
         for everything in (False, True):
             args = (target, channels, void)
             torch.library.opcheck(components, (*args, "face", 2, everything), test_utils=utils)
-            torch.library.opcheck(cells, (*args, size, "face", 2, everything), test_utils=utils)
+            ids = components(*args, "face", 2, everything)
+            torch.library.opcheck(cells, (ids, *args, size, everything), test_utils=utils)
 
 
 def test_compiles():
     def both(labels, void, size):
         ids = components(labels, 4, void, "full", 1, False)
-        return ids * 2, cells(labels, 4, void, size, "full", 1, False) + ids[:, None]
+        return ids * 2, cells_of(labels, 4, void, size, "full", 1, False) + ids[:, None]
 
     torch.compiler.reset()
     inputs = some_labels((4, 5)), some_void((4, 5)), torch.ones(3, 2, dtype=torch.float64)
@@ -362,5 +372,5 @@ def test_vmap():
     found = torch.func.vmap(lambda one: components(one, 4, void, "full", 1, False))(apart)
     assert torch.equal(found[1], components(apart[1], 4, void, "full", 1, False))
     size = torch.tensor([[1.0, 3.0]] * 3, dtype=torch.float64)
-    found = torch.func.vmap(lambda one: cells(one, 4, void, size, "full", 1, False))(apart)
-    assert torch.equal(found[0], cells(apart[0], 4, void, size, "full", 1, False))
+    found = torch.func.vmap(lambda one: cells_of(one, 4, void, size, "full", 1, False))(apart)
+    assert torch.equal(found[0], cells_of(apart[0], 4, void, size, "full", 1, False))
