@@ -35,9 +35,10 @@ OBJECTS = {
 EXAMPLE = (
     "The pictures show one example of two classes: an object that is found, one that is missed, a false positive, and "
     "a thin line of which half is found. Red is where the loss, with its default arguments, asks for more foreground, "
-    "blue where it asks for less: minus the gradient of the foreground logit. (Dice is inside of losses that take others.) Its scale is beside the colour bar; "
-    "compare patterns between losses, not scales. The bars divide the sum of its absolute values among the objects, "
-    "each with the voxels up to three away from it. Another example would give other shares."
+    "blue where it asks for less: minus the gradient of the foreground logit. (Dice is inside of losses that take "
+    "others.) Its scale is beside the colour bar; compare patterns between losses, not scales. The bars divide the "
+    "sum of its absolute values among the objects, each with the voxels up to three away from it. Another example "
+    "would give other shares."
 )
 
 

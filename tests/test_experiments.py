@@ -156,11 +156,12 @@ SIZES = [(1, 10), (2, 20), (30, 40), (50, 60)]
 FINDS = {"CE": {1, 30, 40}, "B": {1, 2, 30, 40}, "C": {30, 40}}
 
 
-def write_cases(folder, **wrong):
+def write_cases(folder, crop=(16, 16, 16), **wrong):
     """A comparison scored by case: of case k a lesion F1 that departs from CE by (k + 1) / 2.5 times that of MIOU."""
     write(folder)
     record = json.loads((folder / "compare.json").read_text())
     record["data"] |= {"classes": ["road", "bike"], "palette": [[0, 0, 0]] * 2}
+    record["budget"]["crop"] = list(crop)
     (folder / "compare.json").write_text(json.dumps(record))
     for loss, of_seeds in MIOU.items():
         for seed, score in enumerate(of_seeds):
@@ -244,14 +245,19 @@ def test_the_page_of_instances_is_written_between_the_markers_of_its_data(instan
     assert text.count("town (simulated). ") == 3
     assert "up to 8, 2 of 8, in 2 of 4 cases" in text
     assert "- Lesions are blobs.\n\n" in text
+    assert "| lesion F1 |" in text
     for wrong, message in (([str(tmp_path)], "expected compare.json"), ([*arguments[:2]], "one of 'CE', 'B', 'C'")):
         with pytest.raises(SystemExit):
             instances.main(wrong)
         assert message in capsys.readouterr().err
+    write_cases(tmp_path / "pictures", crop=(32, 32))
+    instances.main([str(tmp_path / "pictures"), str(page), "--baseline", "CE"])
+    assert "| object F1 |" in page.read_text()
+    assert "small lesions" not in page.read_text()
     write_cases(tmp_path / "mixed", B=["A lesion is found if half of it is."])
     with pytest.raises(SystemExit):
         instances.main([str(tmp_path / "mixed"), "--baseline", "CE"])
-    assert "scored on different lesions" in capsys.readouterr().err
+    assert "same lesions by the same conventions" in capsys.readouterr().err
 
 
 def test_a_run_is_scored_once(instances, tmp_path, monkeypatch):

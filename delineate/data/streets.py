@@ -63,7 +63,7 @@ def _draw_ground(scene: Scene) -> None:
         scene.polygon([(-edge, 0, near), (edge, 0, near), (edge, 0, far), (-edge, 0, far)], colour, label)
     for side in (-1, 1):
         scene.side(side * scene.road, (0, 0.15), (near, far), scene.grey(130, 170), PAVEMENT)
-    for z in np.arange(rng.uniform(2, 5), 60, 5):
+    for z in np.arange(rng.uniform(2, 5), 60, 5).tolist():
         scene.polygon([(-0.08, 0, z), (0.08, 0, z), (0.08, 0, z + 2.2), (-0.08, 0, z + 2.2)], shade(tarmac, 1.8), ROAD)
 
 
@@ -82,8 +82,8 @@ def _draw_houses(scene: Scene, side: int) -> None:
         scene.face((x, x + side * 12), (0, height), start, shade(wall, 0.8), BUILDING)
         scene.side(x, (0, height), (start, end), wall, BUILDING)
         glass = scene.grey(45, 110, 15)
-        for floor in np.arange(1.2, height - 1.6, 3):
-            for window in np.arange(start + 0.8, end - 1.4, 2.4):
+        for floor in np.arange(1.2, height - 1.6, 3).tolist():
+            for window in np.arange(start + 0.8, end - 1.4, 2.4).tolist():
                 scene.side(x, (floor, floor + 1.5), (window, window + 1.2), glass, BUILDING)
 
 

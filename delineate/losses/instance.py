@@ -235,7 +235,7 @@ class BidirectionalComponentLoss(ComponentLoss):
         self.predicted_weight = self._number("predicted_weight", predicted_weight, 0, 1)
 
     def partitions(self, term: Loss, parts: Components) -> list[tuple[float, Tensor, Tensor]]:
-        ((_, *of_truth),) = super().partitions(term, parts)
+        ((_, values_of_truth, number_of_truth),) = super().partitions(term, parts)
         regions, number = self._predicted_regions(parts)
         alone = parts.facts(regions, number)
         sums = parts.in_regions(term, regions, number)
@@ -245,12 +245,12 @@ class BidirectionalComponentLoss(ComponentLoss):
         values = torch.where(touched, self.of_sums(term, sums, touched), empty)
         channel = (alone["channel"] / alone["voxels"].clamp_min(1)).round().long()
         takes_part = some & (parts.number > 0).gather(1, channel)
-        tables = [parts.number.new_zeros(parts.number.shape) for _ in range(2)]
-        of_prediction = [
-            table.scatter_add(1, channel, torch.where(takes_part, found, 0))
-            for table, found in zip(tables, (values, torch.ones_like(values)), strict=True)
-        ]
-        return [(1 - self.predicted_weight, *of_truth), (self.predicted_weight, *of_prediction)]
+        empty_table = parts.number.new_zeros(parts.number.shape)
+        said, count = (
+            empty_table.scatter_add(1, channel, torch.where(takes_part, found, 0))
+            for found in (values, torch.ones_like(values))
+        )
+        return [(1 - self.predicted_weight, values_of_truth, number_of_truth), (self.predicted_weight, said, count)]
 
     def _predicted_regions(self, parts: Components) -> tuple[Tensor, int]:
         """Cells of the predicted components of the scored channels, (N, R, V), and their largest number."""

@@ -81,7 +81,7 @@ class InstanceLoss(Loss):
             return ratio(sums["cost"], below)
         zero = torch.zeros_like(sums["mass"])
         counts = Counts._make(sums.get(field, zero) for field in Counts._fields)
-        return term.class_loss(counts.where(alive))  # pyright: ignore[reportAttributeAccessIssue]
+        return term.class_loss(counts.where(alive))  # pyright: ignore[reportCallIssue]
 
     def _value(self, term: Loss, parts: Components, scored: Tensor) -> Tensor:
         weights = self._weights(term, scored)

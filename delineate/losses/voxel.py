@@ -13,6 +13,7 @@ from torch import Tensor
 
 from delineate.losses.inputs import Inputs, Need
 from delineate.losses.loss import Loss
+from delineate.ops.cost import Cost
 from delineate.ops.overlap import Overlap
 
 
@@ -35,6 +36,9 @@ class VoxelLoss(Loss):
 
 class MeanCostLoss(VoxelLoss):
     """A sum of costs by sample and class, divided by the number of scored voxels."""
+
+    cost: Cost
+    """Of one voxel, where the loss is a sum of one."""
 
     @abstractmethod
     def costs(self, found: Overlap) -> Tensor:

@@ -66,8 +66,11 @@ def connected(labels: np.ndarray, connectivity: str, most: int | None = MOST) ->
     grid = grid.view(np.uint8) if grid.dtype == bool else grid
     if grid.size == 0 or not grid.any():
         return np.zeros(labels.shape, np.int32), 0
-    found, count = cc3d.connected_components(
-        np.ascontiguousarray(grid), connectivity=max(around, 4), return_N=True, out_dtype=np.uint32
+    found, count = cc3d.connected_components(  # pyright: ignore[reportCallIssue]
+        np.ascontiguousarray(grid),
+        connectivity=max(around, 4),  # pyright: ignore[reportArgumentType]
+        return_N=True,
+        out_dtype=np.uint32,
     )
     check_number(count, most)
     return np.asarray(found).astype(np.int32).reshape(labels.shape), int(count)
@@ -215,4 +218,4 @@ def _nearest(ids: np.ndarray, spacing: list[float] | None) -> np.ndarray:
     if not numbers.size or numbers.min() == numbers.max():
         return np.full_like(ids, numbers[0] if numbers.size else 0)
     places = distance_transform_edt(~inside, spacing, return_distances=False, return_indices=True)
-    return ids[tuple(places)]
+    return ids[tuple(np.asarray(places))]

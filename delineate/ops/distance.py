@@ -82,8 +82,10 @@ def squared_label_distances(labels: Tensor, ignored: Tensor | None, spacing: Ten
         return found.contiguous()
     if not labels.numel():
         return torch.empty(labels.shape, dtype=torch.float32)
-    names = (labels - labels.min() + 1).numpy().astype(np.uint32)
-    return torch.stack([torch.from_numpy(_finite(_edt(one, size))) for one, size in zip(names, sizes, strict=True)])
+    names: np.ndarray = (labels - labels.min() + 1).numpy().astype(np.uint32)
+    return torch.stack(
+        [torch.from_numpy(_finite(_edt(one, size))) for one, size in zip(list(names), sizes, strict=True)]
+    )
 
 
 def _sizes(spacing: Tensor | None, masks: Tensor) -> list[tuple[float, ...]]:

@@ -12,6 +12,7 @@ import csv
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from statistics import stdev
 from comparison_tables import LEVEL, Estimate, holm, setting
 
 from delineate.evaluation import PairedDifference, paired_difference
+from delineate.metrics.conventions import in_words_of
 from delineate.metrics.lesions import recall_by_size
 from delineate.report import Comparison, Run, read_results
 from delineate.training.evaluate import evaluate_run
@@ -38,7 +40,7 @@ SCORES = {
     "pq": ("PQ", 3),
 }
 """Title and digits by key of per_case.csv; recall of small lesions comes from lesions.csv."""
-STATED = ("Lesions are ", "A lesion is found", "Lesion F1", "PQ = ")
+STATED = r"(Lesion|Object)s are |An? (lesion|object) is found|(Lesion|Object) F1|PQ = "
 """How the sentences begin that the tables need of the conventions of the evaluation."""
 SCORED = (
     "Mean over cases, then over seeds; ± is half the {level:g} % t interval over seeds. Small lesions are the smallest "
@@ -79,6 +81,11 @@ class Cases:
         """Largest size of a small lesion: the first quartile."""
         return recall_by_size(self.lesions.values())[0].high
 
+    @property
+    def stated(self) -> list[str]:
+        """The conventions of the scores that are shown."""
+        return [line for line in self.conventions if re.match(STATED, line)]
+
     def score(self, key: str) -> dict[str, float | None]:
         """One score of every case."""
         if key != SMALL:
@@ -91,7 +98,8 @@ def score_runs(found: Comparison) -> list[Cases]:
     """Every finished run case by case; those that were not yet are scored now, which is announced line by line.
 
     Raises:
-        ValueError: for data of more classes, no finished run, and runs that were scored on different lesions.
+        ValueError: for data of more classes, no finished run, and runs that were scored on different lesions or by
+            different conventions.
     """
     if len(found.data.classes) != 2:
         raise ValueError(
@@ -108,7 +116,10 @@ def score_runs(found: Comparison) -> list[Cases]:
         raise ValueError(f"{found.folder}: expected a finished run; found none. Wait, or resume the comparison.")
     alike = {json.dumps([run.conventions, _sizes(run)]) for run in runs}
     if len(alike) > 1:
-        raise ValueError(f"{found.folder}: the runs were scored on different lesions. Remove every {FOLDER} in it.")
+        raise ValueError(
+            f"{found.folder}: expected runs scored on the same lesions by the same conventions; got others. Remove "
+            f"every {FOLDER} in it."
+        )
     if not runs[0].lesions:
         raise ValueError(f"{found.data.root}: expected a lesion in the val split; found none. Choose other data.")
     return runs
@@ -191,25 +202,28 @@ def differences_table(runs: list[Cases], losses: list[str], baseline: str) -> li
 
 
 def tables(found: Comparison, baseline: str, about: str) -> str:
-    """All of it as markdown; `about` is said above each table."""
+    """All of it as markdown; `about` is said above each table. In 2D lesions are called objects."""
     if baseline not in found.losses:
         raise ValueError(f"--baseline {baseline}: expected one of {', '.join(map(repr, found.losses))}.")
     runs, seeds = score_runs(found), len(found.seeds)
     losses = [loss for loss in found.losses if any(run.loss == loss for run in runs)]
     one, data = runs[0], found.data.name + (f" ({about})" if about else "")
-    sizes = [size for of in one.lesions.values() for size, _ in of]
-    with_small = sum(value is not None for value in one.score(SMALL).values())
-    counts = {"small": sum(size <= one.bound for size in sizes), "all": len(sizes), "cases": with_small}
-    level, n = 100 * LEVEL, len(one.values)
-    stated = [line for line in one.conventions if line.startswith(STATED)]
-    parts = [setting(found), "\n".join(f"- {line}" for line in stated)]
-    parts += [f"{data}. {SCORED.format(level=level, bound=one.bound, n=n, **counts)}"]
-    parts += ["\n".join(scores_table(runs, losses, seeds)), f"{data}. {BY_SIZE}"]
-    parts += ["\n".join(recall_table(runs, losses, seeds))]
+    parts = [(_scored(one), scores_table(runs, losses, seeds)), (BY_SIZE, recall_table(runs, losses, seeds))]
     if baseline in losses and len(losses) > 1:
-        parts += [f"{data}. {PAIRED.format(level=level, baseline=baseline, n=n)}"]
-        parts += ["\n".join(differences_table(runs, losses, baseline))]
-    return "\n\n".join(parts)
+        said = PAIRED.format(level=100 * LEVEL, baseline=baseline, n=len(one.values))
+        parts.append((said, differences_table(runs, losses, baseline)))
+    dims = len(found.budget["crop"])
+    written = [f"{data}. {in_words_of(dims, said)}\n\n" + in_words_of(dims, "\n".join(lines)) for said, lines in parts]
+    return "\n\n".join([setting(found), "\n".join(f"- {line}" for line in one.stated), *written])
+
+
+def _scored(run: Cases) -> str:
+    """What is above the scores: how many lesions are small."""
+    sizes = [size for of in run.lesions.values() for size, _ in of]
+    small = sum(size <= run.bound for size in sizes)
+    cases = sum(value is not None for value in run.score(SMALL).values())
+    level, n = 100 * LEVEL, len(run.values)
+    return SCORED.format(level=level, bound=run.bound, small=small, all=len(sizes), cases=cases, n=n)
 
 
 def write_between_markers(page: Path, name: str, text: str) -> None:
