@@ -29,6 +29,7 @@ check: $(READY)         ## format, lint, types
 bench: $(READY)         ## times and memory beside other libraries, into benchmarks/results/
 	$(BIN)/python benchmarks/overlap.py
 	$(BIN)/python benchmarks/boundary.py
+	$(BIN)/python benchmarks/instance.py
 
 docs: $(READY)          ## the pictures and pages of the losses, from the code and its docstrings
 	$(BIN)/python docs/gradients.py

@@ -24,8 +24,9 @@ class VoxelLoss(Loss):
         """Sums and what they are divided by, by sample (N,), and which samples are not fully ignored."""
         if self.reduction == "mean":
             total, divisor = total.sum(), divisor.sum()
-            return total / torch.where(divisor > 0, divisor, 1)
-        return self.reduce(total / torch.where(divisor > 0, divisor, 1), valid)
+        some = divisor > 0
+        value = torch.where(some, total / torch.where(some, divisor, 1), 0)
+        return value if self.reduction == "mean" else self.reduce(value, valid)
 
     def divisor(self, found: Overlap) -> Tensor:
         """Scored voxels by sample, times scored channels in sigmoid mode: (N,)."""

@@ -86,8 +86,9 @@ def test_seglossodyssey_squeezes_a_batch_of_one_volume(case):
     if case.region:
         close((value, gradient), (alone[0][0] + alone[1][0], torch.cat([g for _, g in alone])))
     close(case.build(reduction="none")(logits, labels), torch.stack([v for v, _ in alone]))
-    turned = logits.movedim(2, 4), labels.movedim(1, 3)  # no axis is special
-    close(case.build()(*turned), case.build()(logits, labels), 1e-6)
+    if case.inner is None:  # a voxel as near to two components is in the cell of either
+        turned = logits.movedim(2, 4), labels.movedim(1, 3)  # no axis is special
+        close(case.build()(*turned), case.build()(logits, labels), 1e-6)
 
 
 @pytest.mark.parametrize("label", [0, 1])

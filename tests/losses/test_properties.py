@@ -20,11 +20,12 @@ VOXELS = [c for c in CASES if not c.spatial]
 """Losses that look at each voxel alone: the others know where it is."""
 REGION = [c for c in VOXELS if c.region]
 SCALE_FREE = [c for c in held_to("C10d") if c.region and not getattr(c.build(), "smooth", 0)]
-BY_COUNT = [c for c in held_to("C10d") if not c.pooled and "normalize" not in c.own]
+BY_COUNT = [c for c in held_to("C10d") if not c.pooled and "normalize" not in c.own and c.inner is None]
 LABEL_TYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
 MONOTONE = [c for c in VOXELS if not c.pooled and c.cls not in (L.OHEMLoss, L.BalancedCrossEntropyLoss)]
 
-KNOW_THE_BACKGROUND = (L.ComboLoss, L.UnifiedFocalLoss, L.SkeletonRecallLoss)
+BY_INSTANCE = (L.BlobLoss, L.ComponentLoss, L.BidirectionalComponentLoss, L.InverseSizeLoss)
+KNOW_THE_BACKGROUND = (L.ComboLoss, L.UnifiedFocalLoss, L.SkeletonRecallLoss, *BY_INSTANCE)
 
 random_inputs = settings(max_examples=60, derandomize=True, deadline=None, database=None)
 
@@ -207,7 +208,7 @@ def test_scale_of_the_weights_is_that_of_a_mean_over_voxels(p):
     close(p.value(weight=8 * p.weight), 8 * p.value())
 
 
-@given(problems(cases=[c for c in held_to("C3a") if c.region], labels=True))
+@given(problems(cases=[c for c in held_to("C3a") if c.region and c.inner is None], labels=True))
 @random_inputs
 def test_channel_of_an_absent_class_that_nothing_predicts(p):
     """Skipped, it changes nothing: neither in a softmax, where its probability is 0, nor as a channel of its own."""

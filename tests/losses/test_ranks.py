@@ -9,7 +9,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 import delineate.losses as L
-from delineate.losses import counts
+from delineate.losses import counts, per_component
 from losses.cases import CASES, DEFAULTS, batch, variant
 
 VOID = 255
@@ -97,11 +97,13 @@ def test_ranks_give_the_value_and_gradient_of_one_process(name, by_rank):
 
 def test_only_pooled_losses_of_counts_wait_for_other_ranks(monkeypatch):
     calls = []
-    monkeypatch.setattr(counts, "sum_over_ranks", lambda table: calls.append(table) or table)
+    for module in (counts, per_component):
+        monkeypatch.setattr(module, "sum_over_ranks", lambda table: calls.append(table) or table)
     logits, target = batch()
     for case in CASES:
         case.build()(logits, target)
     assert not calls
     for case in POOLED:
         case.build(pool="batch")(logits, target)
-    assert len(calls) == len(POOLED) + sum(case.spatial for case in POOLED)  # these have sums of their own, too
+    own = [case for case in POOLED if case.spatial and case.cls is not L.InverseSizeLoss]
+    assert len(calls) == len(POOLED) + len(own)  # these have sums of their own, too
