@@ -121,7 +121,7 @@ def test_c16a_spacing_is_that_of_the_axes(case):
     close(case.build()(logits, Target(labels, spacing=[3.0, 1.0])), by_loss)
     close(case.build()(logits, Target(labels, spacing=[[3.0, 1.0]] * 3)), by_loss)
     close(case.build(spacing=[3.0, 1.0])(logits, Target(labels, spacing=[3.0, 1.0])), by_loss)
-    assert abs(by_loss - plain) > 1e-5
+    assert abs(by_loss - plain) > (1e-4 if case.inner is None else 1e-5)  # spacing moves a few voxels between cells
     each = case.build(reduction="none")(logits, Target(labels, spacing=[[3.0, 1.0], [1.0, 1.0], [1.0, 1.0]]))
     sizes = [[3.0, 1.0], [1.0, 1.0], [1.0, 1.0]]
     alone = [case.build(spacing=size)(logits[n : n + 1], labels[n : n + 1]) for n, size in enumerate(sizes)]
