@@ -10,10 +10,12 @@ delineate.data.item.DataError: nowhere: expected a folder with a data set; there
 from dataclasses import replace
 from pathlib import Path
 
+from delineate.data.cityscapes import is_cityscapes, open_cityscapes
 from delineate.data.dataset import SegmentationDataset, collate
 from delineate.data.folder import is_folder, list_images, open_folder
 from delineate.data.geometry import Prepare
 from delineate.data.item import DataError, Item
+from delineate.data.labelled import few_labels, write_split_lists
 from delineate.data.nnunet import is_nnunet, list_volumes, open_nnunet
 from delineate.data.source import Source
 from delineate.data.splits import NOT_GIVEN, make_split, overlap_notes, read_split_list
@@ -33,6 +35,7 @@ __all__ = [
     "default_crop",
     "denormalise",
     "eval_transform",
+    "few_labels",
     "list_images",
     "list_volumes",
     "make_split",
@@ -40,11 +43,18 @@ __all__ = [
     "read_split_list",
     "statistics",
     "train_transform",
+    "write_split_lists",
 ]
 
-_LAYOUTS = ((is_nnunet, open_nnunet), (is_voc, open_voc), (is_folder, open_folder))
+_LAYOUTS = (
+    (is_nnunet, open_nnunet),
+    (is_cityscapes, open_cityscapes),
+    (is_voc, open_voc),
+    (is_folder, open_folder),
+)
 _LOOKED_FOR = (
-    "JPEGImages/ and SegmentationClass/ (PASCAL VOC), images/ and masks/ (plain folders, also inside train/ and val/), "
+    "JPEGImages/ and SegmentationClass/ (PASCAL VOC), leftImg8bit/ and gtFine/ (Cityscapes), "
+    "images/ and masks/ (plain folders, also inside train/ and val/), "
     "or imagesTr/, labelsTr/ and dataset.json (nnU-Net raw)"
 )
 
@@ -53,7 +63,7 @@ def open_source(root: Path | str, train_list: Path | str | None = None, val_list
     """Open the data set in a folder, its layout found by looking.
 
     Args:
-        root: a PASCAL VOC tree, plain folders `images/ masks/`, or an nnU-Net raw data set.
+        root: a PASCAL VOC or Cityscapes tree, plain folders `images/ masks/`, or an nnU-Net raw data set.
         train_list: a file with `image mask` on each line, relative to `root`, that replaces the train split.
         val_list: the same for the val split.
 
@@ -92,8 +102,6 @@ def _unknown_layout(root: Path) -> DataError:
 
 def _replace_split(source: Source, split: str, path: Path) -> Source:
     """The source with the items of a list for a split; images already known keep their id."""
-    known = {item.image: item.id for items in source.splits.values() for item in items}
-    listed = read_split_list(path, source.root)
-    items = tuple(replace(item, id=known.get(item.image, item.id)) for item in listed)
+    items = read_split_list(path, source.root, known=(item for items in source.splits.values() for item in items))
     note = f"{split} split replaced by the {len(items)} images of {path}"
     return replace(source, splits={**source.splits, split: items}, notes=(*source.notes, note))

@@ -22,15 +22,20 @@ class Source:
         dims: 2 for pictures, 3 for volumes.
         classes: name of each class; label c is `classes[c]`.
         ignore_index: label of void pixels in what `read_mask` returns, None where the masks have none.
-        splits: items by split, at least "train"; usually "val", sometimes "test" (whose masks may be missing).
+        splits: items by split, at least "train"; usually "val", sometimes "test" (whose masks may be missing). "fine"
+            are those of train with the original annotation, where others were added; "unlabelled" have no mask.
         palette: a colour for each class, uint8 (C, 3).
         channels: of each image; 3 for pictures.
         notes: sentences on what was decided by looking, to be shown to the user.
-        relabel: values of the mask files that stand for another label, for example {255: 1}.
+        relabel: values of the mask files that stand for another label, for example {255: 1}; all at once.
+        relabel_ending: only mask files whose name ends so are relabelled.
+        protocol: by which published rule the labelled images were chosen, "own" for none of them, None where all are
+            labelled.
+        seed: of the choice of labelled images, None where a list or nobody made it.
     """
 
     root: Path
-    layout: Literal["voc", "folder", "nnunet"]
+    layout: Literal["voc", "cityscapes", "folder", "nnunet"]
     dims: Literal[2, 3]
     classes: tuple[str, ...]
     ignore_index: int | None
@@ -39,6 +44,9 @@ class Source:
     channels: int = 3
     notes: tuple[str, ...] = ()
     relabel: dict[int, int] = field(default_factory=dict)
+    relabel_ending: str = ""
+    protocol: str | None = None
+    seed: int | None = None
 
     @property
     def pad_label(self) -> int:
@@ -80,21 +88,40 @@ class Source:
                 f"got {labels.shape}. "
                 "Export the mask on the pixel grid of the image."
             )
-        for value, label in self.relabel.items():
-            labels = np.where(labels == value, labels.dtype.type(label), labels)
-        self._check_values(labels, item.mask)
-        return labels
+        known = self.relabel if item.mask.name.endswith(self.relabel_ending) else {}
+        found = relabel_at_once(labels, known)
+        self._check_values(labels, found, item.mask, known)
+        return found
 
-    def _check_values(self, labels: np.ndarray, path: Path) -> None:
-        """Refuse labels that are neither a class nor `ignore_index`."""
+    def _check_values(self, stored: np.ndarray, labels: np.ndarray, path: Path, known: dict[int, int]) -> None:
+        """Refuse labels that are neither a class nor `ignore_index`, in the values that the file stores."""
         wrong = (labels < 0) | (labels >= len(self.classes))
         if self.ignore_index is not None:
             wrong &= labels != self.ignore_index
         if wrong.any():
             void = "" if self.ignore_index is None else f" or {self.ignore_index} (ignored)"
-            found = ", ".join(str(value) for value in np.unique(labels[wrong])[:5])
-            place = "dataset.json" if self.layout == "nnunet" else "classes.txt"
-            raise DataError(
-                f"{path}: expected labels 0..{len(self.classes) - 1}{void}; got {found}. "
-                f"Correct the mask, or name every class in {self.root / place}."
+            found = ", ".join(str(value) for value in np.unique(stored[wrong])[:5])
+            largest = max(known) if self.layout == "cityscapes" and known else len(self.classes) - 1
+            place = {"nnunet": "dataset.json", "cityscapes": None}.get(self.layout, "classes.txt")
+            remedy = (
+                f", or name every class in {self.root / place}" if place else ": the labels of Cityscapes are fixed"
             )
+            raise DataError(f"{path}: expected labels 0..{largest}{void}; got {found}. Correct the mask{remedy}.")
+
+
+def relabel_at_once(labels: np.ndarray, relabel: dict[int, int]) -> np.ndarray:
+    """Labels of the same type with every value that is a key replaced by what stands for it; chains are not followed.
+
+    >>> relabel_at_once(np.array([7, 0, 3]), {7: 0, 0: 255}).tolist()
+    [0, 255, 3]
+    """
+    if not relabel:
+        return labels
+    if labels.dtype == np.uint8:
+        table = np.arange(256, dtype=np.uint8)
+        table[list(relabel)] = list(relabel.values())
+        return table[labels]
+    found = labels.copy()
+    for value, label in relabel.items():
+        found[labels == value] = label
+    return found

@@ -157,8 +157,8 @@ class OHEMLoss(HardestLoss):
 
     Args:
         threshold: probability in (0, 1] below which a voxel is hard.
-        min_kept: at least so many voxels are kept (of the batch for "mean", of each sample otherwise); None: a
-            sixteenth of the valid voxels, at least one.
+        min_kept: at least so many voxels are kept (of the batch for "mean", of each sample otherwise), or, below 1,
+            such a share of the valid voxels, at least one; None: a sixteenth. A share does not depend on the batch size.
         common: see `Loss`. Hard is what has a low probability, whatever its weights; these multiply the costs.
 
     Shape: see `Loss`.
@@ -178,14 +178,16 @@ class OHEMLoss(HardestLoss):
     arXiv 1604.03540, for the idea; the segmentation form is that of code in use.
     """
 
-    def __init__(self, *, threshold: float = 0.7, min_kept: int | None = None, **common: Unpack[Common]):
+    def __init__(self, *, threshold: float = 0.7, min_kept: float | None = None, **common: Unpack[Common]):
         super().__init__(**common)
         self.threshold = self._number("threshold", threshold, 0, 1, above=True)
-        self.min_kept = None if min_kept is None else self._integer("min_kept", min_kept, low=1)
+        share = isinstance(min_kept, float) and 0 < min_kept < 1
+        self.min_kept = min_kept if min_kept is None or share else self._integer("min_kept", min_kept, low=1)
 
     def choose(self, plain: Tensor, weighted: Tensor, candidates: Tensor | None) -> tuple[Tensor, Tensor]:
-        fraction = 1 / 16 if self.min_kept is None else 0.0
-        return hardest(-plain, candidates, fraction, self.min_kept or 1, -math.log(self.threshold))
+        kept = 1 / 16 if self.min_kept is None else self.min_kept
+        fraction, least = (kept, 1) if kept < 1 else (0.0, int(kept))
+        return hardest(-plain, candidates, fraction, least, -math.log(self.threshold))
 
 
 class FocalLoss(MeanCostLoss):

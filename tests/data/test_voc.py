@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from data_files import striped, write_mask, write_picture, write_voc
+from trees import voc_tree
 
 from delineate.data import DataError, open_source
 
@@ -112,3 +113,38 @@ def test_missing_folders_and_pairs(tmp_path: Path):
     (tmp_path / "SegmentationClass").mkdir()
     with pytest.raises(DataError, match=r"got 0 masks and 0 images without a pair. Add the missing"):
         open_source(tmp_path)
+
+
+def test_masks_of_sbd_make_train_larger(tmp_path: Path):
+    root = voc_tree(tmp_path, train=6, val=2, fine=2)
+    source = open_source(root)
+    assert {name: len(items) for name, items in source.splits.items()} == {"train": 6, "val": 2, "fine": 2}
+    assert {item.mask.parent.name for item in source.items("train")} == {"SegmentationClassAug"}
+    assert {item.mask.parent.name for item in source.items("val")} == {"SegmentationClass"}
+    assert source.items("fine") == source.items("train")[:2]
+
+
+def test_a_mask_that_sbd_lacks_is_the_original_one(tmp_path: Path):
+    root = voc_tree(tmp_path, train=6, val=2, fine=2)
+    (root / "SegmentationClassAug" / "2008_000001.png").unlink()
+    masks = [item.mask.parent.name for item in open_source(root).items("train")]
+    assert masks == ["SegmentationClassAug", "SegmentationClass", *["SegmentationClassAug"] * 4]
+
+
+def test_without_its_list_train_is_what_sbd_holds_outside_val(tmp_path: Path):
+    root = voc_tree(tmp_path, train=6, val=2, fine=2)
+    (root / "ImageSets" / "Segmentation" / "train_aug.txt").unlink()
+    held = open_source(root)
+    write_mask(root / "SegmentationClassAug" / f"{held.items('val')[0].id}.png", np.zeros((32, 40)))
+    source = open_source(root)
+    assert source.splits == held.splits
+    assert len(source.items("train")) == 6
+    assert any(note.startswith("no train_aug list: the 6 images of SegmentationClassAug") for note in source.notes)
+
+
+def test_sbd_masks_alone_are_a_tree(tmp_path: Path):
+    root = voc_tree(tmp_path, train=10, val=0, fine=0)
+    (root / "SegmentationClass").rmdir()
+    (root / "ImageSets" / "Segmentation" / "train.txt").unlink()
+    source = open_source(root)
+    assert {name: len(items) for name, items in source.splits.items()} == {"train": 8, "val": 2}

@@ -209,6 +209,7 @@ CASES = [
     *voxel(L.TopKLoss, V.topk, {}, exempt=CHOICE | FULL),
     *voxel(L.TopKLoss, V.topk, {"k": 0.45}, exempt=CHOICE),
     *voxel(L.OHEMLoss, V.ohem, {}, {"threshold": 0.3}, {"min_kept": 5}, exempt=CHOICE | FULL | THRESHOLD),
+    *voxel(L.OHEMLoss, V.ohem, {"min_kept": 0.4}, exempt=CHOICE | THRESHOLD),
     *voxel(L.FocalLoss, V.focal, {}, {"gamma": 0.5}, exempt=NOT_PROPER),
     *voxel(L.PolyLoss, V.poly, {}, {"epsilon": -0.5}, {"gamma": 2.0}, exempt=NOT_PROPER),
     *region(L.DiceLoss, R.dice, {}, {"squared": True}, {"smooth": 1.0}, {"squared": True, "smooth": 0.5}),

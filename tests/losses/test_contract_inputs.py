@@ -52,7 +52,7 @@ BAD_OWN_ARGUMENTS = [
     (L.GeneralizedDiceLoss, "weighting", ("cube",)),
     (L.CrossEntropyLoss, "label_smoothing", (-0.1, 1, None)),
     (L.OHEMLoss, "threshold", (0, 1.01, "0.5")),
-    (L.OHEMLoss, "min_kept", (0, -3, 2.5, True)),
+    (L.OHEMLoss, "min_kept", (0, -3, 2.5, True, 0.0, -0.1, float("nan"))),
     (L.PolyLoss, "epsilon", (-1.01, float("nan"))),
     (L.PolyLoss, "gamma", (-0.5,)),
     (L.AsymmetricSimilarityLoss, "beta", (0, -1)),

@@ -115,7 +115,8 @@ def topk(k=0.1):
 def ohem(threshold=0.7, min_kept=None):
     def kept(terms):
         hard = [t.cost for t in terms if t.hardness > -math.log(threshold)]
-        at_least = min(len(terms), max(1, len(terms) // 16) if min_kept is None else min_kept)
+        share = 1 / 16 if min_kept is None else min_kept
+        at_least = min(len(terms), max(1, math.floor(share * len(terms))) if share < 1 else share)
         if len(hard) >= at_least:
             return sum(hard) / len(hard)
         last = sorted((t.hardness for t in terms), reverse=True)[at_least - 1]

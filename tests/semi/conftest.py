@@ -1,0 +1,1 @@
+from losses.conftest import one_thread, seed  # noqa: F401
