@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from delineate.evaluation import Case, Labelling, evaluate_cases, write_evaluation
+from delineate.losses import parse
 from delineate.metrics import Conventions
 from delineate.report import read_results
 from delineate.training.settings import Settings
@@ -137,12 +138,18 @@ def test_the_tables_are_written_between_the_markers_only(script, tmp_path, capsy
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
-def test_a_recipe_is_a_config_of_compare(recipe):
-    options = yaml.safe_load(recipe.read_text())
+def test_a_recipe_is_a_config_of_its_verb(recipe):
+    text = recipe.read_text()
+    options = yaml.safe_load(text)
+    verb = "compare" if "seeds" in options else "train"
+    arms = {key: options[key][0] for key in ("semi", "labeled") if verb == "compare" and key in options}
     settings = {key: options.pop(key) for key in list(options) if key in Settings.__dataclass_fields__}
-    assert set(options) == {"data", "losses", "seeds", "out"}
-    Settings(**settings)
-    assert f"--config recipes/{recipe.name}" in recipe.read_text().splitlines()[2]
+    assert set(options) <= (
+        {"data", "losses", "seeds", "out"} if verb == "compare" else {"data", "loss", "seed", "out"}
+    )
+    Settings(**settings | arms)
+    parse(options.get("loss", "CE"))
+    assert re.search(rf"^#   delineate {verb} (DATA )?--config recipes/{recipe.name}( .*)?$", text, re.M)
 
 
 def test_every_page_of_an_experiment_can_be_written():

@@ -1,14 +1,15 @@
-"""The same training once for every loss and seed, side by side in one folder."""
+"""The same training once for every arm and seed, side by side in one folder."""
 
 import json
-import re
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from delineate.data import Source, statistics
+from delineate.data import Source, statistics, write_split_lists
+from delineate.training.arms import Arm, few_labels_grid, folder_names
 from delineate.training.datamodule import DataModule
+from delineate.training.ranks import is_first
 from delineate.training.results import budget, describe, prepare_run, write_json
 from delineate.training.run import build_module, loss_for, train_run
 from delineate.training.samples import choose_samples, write_samples
@@ -28,46 +29,52 @@ def train_alone(source: Source, loss: str, seed: int, settings: Settings, folder
     settings = data.settings
     shares, notes = class_shares(source)
     ids = choose_samples(source, shares)
-    prepare_run(folder, run_options(source, settings, loss=loss, seed=seed))
-    write_samples(data, ids, folder / "samples")
+    if is_first():
+        prepare_run(folder, run_options(source, settings, loss=loss, seed=seed))
+        write_samples(data, ids, folder / "samples")
+        if settings.semi:
+            write_split_lists(source, folder / "splits")
     context = {"data": describe(source, shares, notes), "budget": budget(data), "samples": ids}
     return train_run(source, loss, seed, settings, folder, samples=ids, context=context)
 
 
-def compare_losses(
-    source: Source,
-    losses: list[str],
+def compare_arms(
+    arms: list[Arm],
     seeds: int,
-    settings: Settings,
     folder: Path,
+    options: dict[str, Any],
     *,
     after_run: Callable[[Path], object] = lambda folder: None,
 ) -> dict[str, Any]:
-    """Train and evaluate every loss with every seed from the same start on the same batches.
+    """Train and evaluate every arm with every seed from the same start on the same batches.
 
     Args:
-        losses: expressions, each different.
+        arms: what is compared, each different.
         seeds: number of seeds, 0 to seeds - 1.
         folder: gets `compare.json`, `config.yaml`, `env.json`, `samples/` and a folder a run. Finished runs in it are
             kept.
+        options: the arguments that name the arms, as `config.yaml` holds them.
         after_run: called with the folder whenever a run has ended.
 
     Returns:
         What `compare.json` holds.
 
     Raises:
-        ValueError: for an expression or data that cannot be used, before anything is written.
+        ValueError: for arms that cannot be trained, before anything is written.
         Interrupted: on Ctrl-C, with everything reached on disk.
     """
-    runs = plan(source, losses, seeds)
-    data = _usable(source, settings, 0, losses[0])
-    settings = data.settings
+    plan(arms, seeds)
+    usable = [_usable(arm.source, arm.settings, 0, arm.loss) for arm in arms]
+    arms = [replace(arm, settings=data.settings) for arm, data in zip(arms, usable, strict=True)]
+    runs, data = plan(arms, seeds), usable[0]
+    source = max((arm.source for arm in arms), key=lambda source: len(source.items("train")))
     shares, notes = class_shares(source)
     ids = choose_samples(source, shares)
     found = {
         "data": describe(source, shares, notes),
         "runs": list(runs),
-        "losses": losses,
+        "losses": [arm.name for arm in arms],
+        "few_labels": few_labels_grid(arms),
         "seeds": list(range(seeds)),
         "samples": ids,
         "budget": budget(data),
@@ -75,16 +82,22 @@ def compare_losses(
         "same_batches": None,
         "status": "interrupted",
     }
-    prepare_run(folder, run_options(source, settings, losses=losses, seeds=seeds), may_grow=("losses", "seeds"))
+    shared = run_options(source, data.settings) | {"semi": None, "labeled": None} | options | {"seeds": seeds}
+    prepare_run(folder, shared, may_grow=(*options, "seeds"))
     write_samples(data, ids, folder / "samples")
     write_json(folder / "compare.json", found)
     results = []
-    for name, (loss, seed) in runs.items():
+    for name, (arm, seed) in runs.items():
         result = finished(folder / name)
         if result is None:
-            prepare_run(folder / name, run_options(source, settings, loss=loss, seed=seed))
-            show = f"{loss}  seed {seed}  " if seeds > 1 else f"{loss}  "
-            result = train_run(source, loss, seed, settings, folder / name, samples=ids, show=show)
+            prepare_run(folder / name, run_options(arm.source, arm.settings, loss=arm.loss, seed=seed))
+            if arm.settings.semi:
+                write_split_lists(arm.source, folder / name / "splits")
+            show = f"{arm.name}  seed {seed}  " if seeds > 1 else f"{arm.name}  "
+            context = {"loss": arm.name, "expression": arm.loss}
+            result = train_run(
+                arm.source, arm.loss, seed, arm.settings, folder / name, samples=ids, show=show, context=context
+            )
             after_run(folder)
         results.append(result)
     found["same_start"], found["same_batches"] = _alike(results, "initial_weights"), _alike(results, "batches")
@@ -115,22 +128,14 @@ def class_shares(source: Source) -> tuple[dict[str, float], list[str]]:
     return {c.name: round(c.share, 4) for c in found.classes}, notes
 
 
-def plan(source: Source, losses: list[str], seeds: int) -> dict[str, tuple[str, int]]:
-    """Folder names of the runs, with the loss and seed of each; every expression is tried out."""
-    if not losses:
-        raise ValueError('--losses: expected one expression or more, such as "Dice + CE"; got none.')
+def plan(arms: list[Arm], seeds: int) -> dict[str, tuple[Arm, int]]:
+    """Folder names of the runs, with the arm and seed of each."""
     if seeds < 1:
         raise ValueError(f"--seeds: expected a whole number of at least 1; got {seeds}.")
-    same: dict[str, str] = {}
-    for text in losses:
-        meaning = loss_for(text, source).expression()
-        if meaning in same:
-            raise ValueError(f'--losses: "{same[meaning]}" and "{text}" are the same loss. Name each once.')
-        same[meaning] = text
-    names = {text: re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-") for text in losses}
-    if len(set(names.values())) < len(losses):
-        names = {text: f"{number}-{name}" for number, (text, name) in enumerate(names.items(), start=1)}
-    return {f"{names[text]}/seed{seed}": (text, seed) for text in losses for seed in range(seeds)}
+    if any(arm.settings.processes > 1 for arm in arms):
+        raise ValueError("--devices, --nodes: expected 1 with compare, which trains run by run. Use train for several.")
+    names = folder_names(arms)
+    return {f"{name}/seed{seed}": (arm, seed) for name, arm in zip(names, arms, strict=True) for seed in range(seeds)}
 
 
 def finished(run: Path) -> dict[str, Any] | None:
@@ -141,6 +146,6 @@ def finished(run: Path) -> dict[str, Any] | None:
 
 
 def _alike(results: list[dict[str, Any]], key: str) -> bool | None:
-    """Whether all runs of a seed agree in a fingerprint, as far as it is known; None where it is not."""
-    known = {(result["seed"], result[key]) for result in results if result[key] is not None}
-    return len(known) == len({seed for seed, _ in known}) if known else None
+    """Whether all runs of a seed and share agree in a fingerprint, as far as it is known; None where it is not."""
+    known = {(result["seed"], result["labeled"], result[key]) for result in results if result[key] is not None}
+    return len(known) == len({place[:2] for place in known}) if known else None

@@ -1,6 +1,7 @@
 """A finished run scored on a split: by one confusion matrix over all cases, and case by case."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from delineate.evaluation import (
     write_evaluation,
 )
 from delineate.metrics import ConfusionMatrix, Conventions
-from delineate.training.predictor import Predictor
+from delineate.training.predictor import Predictor, Weights
 from delineate.training.results import val_result
 
 Progress = Callable[[int, int], object]
@@ -50,6 +51,7 @@ def evaluate_run(
     conventions: Conventions = Conventions(),  # noqa: B008
     worst: int = 3,
     out: Path | None = None,
+    weights: Weights = Weights(),
 ) -> tuple[dict[str, Any], Evaluation, Path]:
     """Score a run on a split, into `metrics.json`, `per_image.csv`, `per_case.csv` and `worst/`.
 
@@ -60,7 +62,8 @@ def evaluate_run(
         progress: called with the number of cases done and of all.
         conventions: of the scores by case.
         worst: cases of each class and ranking that are drawn.
-        out: folder of these files; None is `evaluation-[DATA-]SPLIT` in that of the run.
+        out: folder of these files; None is `evaluation-[DATA-]SPLIT[-best][-teacher]` in that of the run.
+        weights: which weights of the run.
 
     Returns:
         The scores of the whole split as `metrics.json` holds them, those of the cases, and the folder of the files.
@@ -68,15 +71,17 @@ def evaluate_run(
     Raises:
         ValueError: for what is no run, and for a split with images that have no mask.
     """
-    predictor = Predictor(folder, data)
+    predictor = Predictor(folder, data, weights)
     source = predictor.source
     items, tally = _masked(source, split), _Tally(source)
     labelling = Labelling(source.classes, _scored(source), source.ignore_index)
     cases = _cases(predictor, items, tally)
     found = evaluate_cases(cases, len(items), labelling, source.dims, conventions, worst, progress)
-    result = {"run": str(folder), "data": str(source.root), "split": split}
+    result = {"run": str(folder), "data": str(source.root), "split": split} | asdict(weights)
     result |= val_result(tally.whole.scores(), source, len(items))
-    out = out or folder / "-".join(["evaluation", *([source.root.resolve().name] if data else []), split])
+    out = out or folder / "-".join(
+        ["evaluation", *([source.root.resolve().name] if data else []), split + weights.suffix()]
+    )
     write_evaluation(out, found, result, {"per_image.csv": tally.rows})
     return result, found, out
 

@@ -29,6 +29,14 @@ def val_result(scores: Scores, source: Source, images: int) -> dict[str, Any]:
     return scores.to_dict(source.classes) | {"images": images, "conventions": list(CONVENTIONS)}
 
 
+def networks_result(scores: dict[str, Scores], best: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """mIoU of the student, and of the teacher where there is one: of the last epoch, and of the best on val."""
+    return {
+        name: {"last_miou": found.miou, "best_miou": best[name]["miou"], "best_epoch": best[name]["epoch"]}
+        for name, found in scores.items()
+    }
+
+
 def describe(source: Source, train_share: dict[str, float], notes: list[str]) -> dict[str, Any]:
     """The data set as result files hold it."""
     return {

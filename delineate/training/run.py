@@ -19,15 +19,21 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from delineate.data import Prepare, Source
 from delineate.losses import Loss, parse
+from delineate.semi import parse_method
 from delineate.training.cost import StepCost, loss_ms
 from delineate.training.datamodule import DataModule
+from delineate.training.kept import KeptWatch
 from delineate.training.models import build_model
-from delineate.training.module import SegmentationModule
-from delineate.training.results import fingerprint, merge_logs, val_result, write_json
+from delineate.training.module import STUDENT, SegmentationModule
+from delineate.training.optimizer import Optimizer
+from delineate.training.ranks import is_first
+from delineate.training.results import fingerprint, merge_logs, networks_result, val_result, write_json
 from delineate.training.samples import save_predictions
 from delineate.training.settings import Settings, complete
 
 CHECKPOINT = "checkpoints/last.ckpt"
+BEST = {"student": "best", "teacher": "best-teacher"}
+"""Checkpoints of the best epoch on val."""
 
 
 class Interrupted(Exception):
@@ -74,11 +80,12 @@ def train_run(
     loss = loss_for(loss_text, source)
     settings = complete(settings, source)
     data = DataModule(source, settings, seed, prepare=Prepare(loss, len(source.classes), settings.spacing))
-    module = build_module(source, settings, loss)
+    module = build_module(source, settings, loss, seed)
     start = fingerprint(module.model)
-    watch = Watch(show)
-    trainer = _trainer(folder, data, [watch, watch.cost, _checkpoints(folder)])
-    result = {"loss": loss_text, "seed": seed, "dims": source.dims, "initial_weights": start} | (context or {})
+    watch = Watch(show if is_first() else None)
+    trainer = _trainer(folder, data, [watch, watch.cost, KeptWatch(), *_checkpoints(folder, module)])
+    result = {"loss": loss_text, "seed": seed, "dims": source.dims, "initial_weights": start}
+    result |= {"semi": settings.semi, "labeled": settings.labeled} | (context or {})
     try:
         _fit(trainer, module, data, folder)
     except Interrupted:
@@ -86,18 +93,19 @@ def train_run(
         raise
     except FloatingPointError as error:
         return _finish(folder, result | {"status": "failed", "error": str(error), "val": None}, watch)
-    if module.scores is None:  # continued after its last epoch
+    if not module.scores:  # continued after its last epoch
         with quiet():
             trainer.validate(module, datamodule=data, verbose=False)
-    scores = module.scores
-    assert scores is not None
+    if not is_first():
+        return result
     logits, target = save_predictions(module, data, samples, folder / "samples")
-    result |= {"status": "finished", "error": None, "val": val_result(scores, source, len(data.eval_set))}
+    result |= {"status": "finished", "error": None, "networks": networks_result(module.scores, module.best)}
+    result |= {"val": val_result(module.scores[STUDENT], source, len(data.eval_set))}
     return _finish(folder, result, watch, loss_ms=round(loss_ms(module.loss, logits, target), 2))
 
 
-def build_module(source: Source, settings: Settings, loss: Loss) -> SegmentationModule:
-    """The network that complete settings name, from the weights they name, with its loss."""
+def build_module(source: Source, settings: Settings, loss: Loss, seed: int = 0) -> SegmentationModule:
+    """The network that complete settings name, from the weights they name, with its loss and its method."""
     model = build_model(
         str(settings.model),
         len(source.classes),
@@ -106,16 +114,21 @@ def build_module(source: Source, settings: Settings, loss: Loss) -> Segmentation
         dims=source.dims,
         channels=source.channels,
     )
+    rates = [None if rate is None else rate * settings.lr_factor for rate in (settings.lr, settings.encoder_lr)]
+    optimizer = Optimizer(
+        settings.optimizer, rates[0] or 0.0, rates[1], settings.weight_decay, settings.schedule, settings.warm_up
+    )
+    optimizer.groups(model)
     return SegmentationModule(
         model,
         loss,
         source.classes,
         source.pad_label,
-        lr=settings.lr,
-        weight_decay=settings.weight_decay,
-        schedule=settings.schedule,
+        method=parse_method(settings.semi) if settings.semi else None,
+        optimizer=optimizer,
         spacing=settings.spacing,
-        window=settings.crop if source.dims == 3 else None,
+        window=settings.crop if source.dims == 3 or settings.window == "sliding" else None,
+        seed=seed,
     )
 
 
@@ -125,7 +138,7 @@ class Watch(Callback):
     EVERY = 50
     """Steps between checks of the loss on a GPU, where looking waits for the device."""
 
-    def __init__(self, show: str):
+    def __init__(self, show: str | None):
         self.show, self.cost = show, StepCost()
         self.batches = hashlib.sha256()
         self.seen = self.steps = 0
@@ -143,8 +156,8 @@ class Watch(Callback):
             self.seen += 1
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_idx: int) -> None:
-        self.steps += 1
-        self._losses.append(outputs["loss"].detach())
+        self.steps = trainer.global_step
+        self._losses.append(outputs["loss"].detach() * trainer.accumulate_grad_batches)
         if module.device.type == "cpu" or self.steps % self.EVERY == 0 or trainer.is_last_batch:
             value = float(self._losses[-1])
             if not math.isfinite(value):
@@ -157,16 +170,28 @@ class Watch(Callback):
         assert isinstance(module, SegmentationModule)
         seconds = time.monotonic() - self._start
         self.seconds += seconds
-        miou = f"{module.scores.miou:.3f}" if module.scores else "-"
+        mean = trainer.strategy.reduce(torch.stack(self._losses).double().mean(), reduce_op="mean")
+        if self.show is None:
+            return
+        mious = [f"{scores.miou:.3f}" + f" ({name})" * (name != STUDENT) for name, scores in module.scores.items()]
         place = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-        mean = torch.stack(self._losses).double().mean().item()
-        print(f"{self.show}{place}  mean loss {mean:.4f}  val mIoU {miou}  {seconds:.0f} s", flush=True)
+        print(
+            f"{self.show}{place}  mean loss {float(mean):.4f}  val mIoU {' '.join(mious) or '-'}  {seconds:.0f} s",
+            flush=True,
+        )
 
 
-def _checkpoints(folder: Path) -> ModelCheckpoint:
-    """The state after the last complete epoch, under one name."""
+def _checkpoints(folder: Path, module: SegmentationModule) -> list[ModelCheckpoint]:
+    """Of few labels the weights of the best epoch by student and by teacher; the state after the last epoch."""
     path = folder / CHECKPOINT
-    return ModelCheckpoint(path.parent, path.stem, save_top_k=1, enable_version_counter=False)
+    best = [
+        ModelCheckpoint(
+            path.parent, BEST[name], monitor=f"val/{'' if name == STUDENT else name + '_'}miou", mode="max",
+            save_weights_only=True, enable_version_counter=False,
+        )
+        for name in (module.networks if module.method.name != "Supervised" else ())
+    ]  # fmt: skip
+    return [*best, ModelCheckpoint(path.parent, path.stem, save_top_k=1, enable_version_counter=False)]
 
 
 def _trainer(folder: Path, data: DataModule, callbacks: list[Callback]) -> Trainer:
@@ -179,7 +204,12 @@ def _trainer(folder: Path, data: DataModule, callbacks: list[Callback]) -> Train
         return Trainer(
             max_epochs=settings.epochs,
             accelerator="cuda" if gpu else "cpu",  # not MPS, which lacks the float64 of the sums
-            devices=1,
+            devices=settings.devices,
+            num_nodes=settings.nodes,
+            strategy="ddp" if settings.processes > 1 else "auto",
+            sync_batchnorm=gpu and settings.processes > 1,
+            accumulate_grad_batches=settings.accumulate,
+            use_distributed_sampler=False,
             precision=precision,  # pyright: ignore[reportArgumentType]
             logger=[CSVLogger(folder, "logs", attempt), TensorBoardLogger(folder, "logs", attempt)],
             callbacks=callbacks,
@@ -203,11 +233,14 @@ def _fit(trainer: Trainer, module: SegmentationModule, data: DataModule, folder:
         raise Interrupted from None
     finally:
         signal.signal(signal.SIGINT, handler)
-        merge_logs(folder)
+        if is_first():
+            merge_logs(folder)
 
 
 def _finish(folder: Path, result: dict[str, Any], watch: Watch, **cost: Any) -> dict[str, Any]:
     cost = watch.cost.to_dict() | {"train_seconds": round(watch.seconds, 1), "steps": watch.steps} | cost
+    if not is_first():
+        return result
     result |= {"cost": cost, "batches": f"sha256:{watch.batches.hexdigest()[:16]}" if watch.seen else None}
     write_json(folder / "metrics.json", result)
     return result
@@ -224,7 +257,9 @@ def quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*exists and is not empty.*")
         warnings.filterwarnings("ignore", ".*available but not used.*")
+        warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # the teacher, on purpose
         warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")  # inside Lightning
+        warnings.filterwarnings("ignore", ".*sync_dist=True.*")  # scores are summed over processes before
         try:
             yield
         finally:

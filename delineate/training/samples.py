@@ -82,7 +82,7 @@ def _alike(seen: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor,
 
 def _crops(module: SegmentationModule, data: DataModule) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits and labels of one batch of training crops."""
-    drawn = Seeded(data.train_set, data.seed, data.repeats)
+    drawn = Seeded(data.train_set, data.seed)
     batch = data.together([drawn[0, place] for place in range(data.batch_size)])
     with torch.no_grad():
         logits = module(batch["image"].to(module.device))

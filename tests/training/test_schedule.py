@@ -1,12 +1,12 @@
 import pytest
 
-from delineate.training.module import _factors
+from delineate.training.optimizer import factors
 from delineate.training.settings import SCHEDULES, Settings
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_rises_then_falls_to_the_end(schedule):
-    factor = _factors(schedule, 100)
+    factor = factors(schedule, 100, 0.05)
     values = [factor(step) for step in range(101)]
     assert values[0] == pytest.approx(0.2)  # five steps of warm-up
     assert max(values) <= 1
