@@ -1,33 +1,39 @@
 """The command line: `delineate VERB ...`, each verb a plain function whose signature and docstring are its help."""
 
-import json
 import os
-import re
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, auto_cli
-from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 
 from delineate import __version__
-from delineate.data import Source, Statistics, open_source, statistics
+from delineate.arguments import join_lists, name_truth
+from delineate.data import Source, open_source, statistics
 from delineate.evaluation import evaluate_pairs, evaluation_folder, print_evaluation, print_whole, write_evaluation
 from delineate.metrics import Conventions
-from delineate.report import leaderboard, read_results, verdict, write_leaderboard_csv, write_report
-from delineate.training.compare import compare_losses, train_alone
+from delineate.report import (
+    grid,
+    read_results,
+    verdict,
+    write_few_labels_csv,
+    write_leaderboard_csv,
+    write_report,
+)
+from delineate.terminal import few_labels_table, leaderboard_table, print_statistics, progress
+from delineate.training.arms import arms_of, open_data
+from delineate.training.compare import compare_arms, train_alone
 from delineate.training.evaluate import evaluate_run
-from delineate.training.predictor import predict_images, refuse_comparison
+from delineate.training.predictor import Weights, predict_images, refuse_comparison
+from delineate.training.ranks import is_first
 from delineate.training.run import Interrupted
 from delineate.training.settings import Settings
 
+LOSS, SEMI_LOSS = "Dice + CE", "CE"
 DEFAULT_LOSSES = ["CE", "Dice + CE", "Focal", "Dice + TopK(k=0.1)"]
 
 
@@ -35,59 +41,71 @@ def inspect(data: str, split: str = "train") -> None:
     """Show what a data set holds: class shares, instance sizes, images without each class.
 
     Args:
-        data: folder of the data set: a PASCAL VOC tree, images/ masks/ folders, or nnU-Net raw.
+        data: folder of the data set: a PASCAL VOC or Cityscapes tree, images/ masks/ folders, or nnU-Net raw.
         split: which split to look at.
     """
     source = open_source(data)
-    with _progress("reading masks") as update:
+    with progress("reading masks") as update:
         found = statistics(source, split, progress=update)
-    _print_statistics(source, found)
+    print_statistics(source, found)
 
 
 def train(
-    data: str, loss: str = "Dice + CE", seed: int = 0, out: str | None = None, resume: bool = False, **settings: Any
+    data: str, loss: str | None = None, seed: int = 0, out: str | None = None, resume: bool = False, **settings: Any
 ) -> None:
     """Train one network and evaluate it on the val split.
 
     Args:
         data: folder of the data set.
-        loss: expression such as "Dice + 0.5*TopK(k=0.1)".
+        loss: expression such as "Dice + 0.5*TopK(k=0.1)"; "Dice + CE" by default, "CE" with --semi.
         seed: of the weights, the batch order and the augmentation.
         out: run folder; a new one under runs/ by default.
         resume: continue the run in --out from its last complete epoch.
         settings: budget and recipe.
     """
     recipe = Settings(**settings)
-    source = open_source(data, recipe.train_list, recipe.val_list)
+    source = open_data(data, recipe)
     folder = _folder("train", source, out, resume)
+    _say_splits(recipe, source)
     with _resumable("train", folder):
-        train_alone(source, loss, seed, recipe, folder)
-    _finish(folder)
+        train_alone(source, loss or (SEMI_LOSS if recipe.semi else LOSS), seed, recipe, folder)
+    if is_first():
+        _finish(folder)
 
 
 def compare(
     data: str,
-    losses: list[str] = DEFAULT_LOSSES,
+    losses: list[str] | None = None,
+    semi: list[str] | None = None,
+    labeled: list[str] | None = None,
     seeds: int = 1,
     out: str | None = None,
     resume: bool = False,
     **settings: Any,
 ) -> None:
-    """Train one network per loss on the same batches from the same start, and report which loss is better.
+    """Train one network per loss, or per method of few labels, on the same batches from the same start; report which is
+    better.
 
     Args:
         data: folder of the data set.
         losses: expressions, each in quotes, as in --losses "CE" "Dice + CE" "Focal".
+        semi: methods of few labels, as in --semi supervised fixmatch "dssn(agree_weight=0)"; needs --labeled.
+        labeled: parts of train that have labels, as in --labeled 1/16 1/8, or lists.
         seeds: trainings of each loss, with seeds 0, 1, ...
         out: folder of the comparison; a new one under runs/ by default.
         resume: continue the comparison in --out; finished runs are kept, losses and seeds may be added.
         settings: budget and recipe, the same for every loss.
     """
-    recipe = Settings(**settings)
-    source = open_source(data, recipe.train_list, recipe.val_list)
-    folder = _folder("compare", source, out, resume)
+    first: dict[str, Any] = {"semi": semi[0], "labeled": labeled[0]} if semi and labeled else {}
+    recipe = Settings(**settings, **first)
+    losses = losses or ([SEMI_LOSS] if semi else DEFAULT_LOSSES)
+    arms = arms_of(data, losses, recipe, semi, labeled)
+    folder = _folder("compare", arms[0].source, out, resume)
+    for source in dict.fromkeys(arm.source for arm in arms):
+        _say_splits(recipe, source)
+    options = {"losses": losses} | ({"semi": semi, "labeled": labeled} if semi else {})
     with _resumable("compare", folder):
-        compare_losses(source, losses, seeds, recipe, folder, after_run=write_report)
+        compare_arms(arms, seeds, folder, options, after_run=write_report)
     write_leaderboard_csv(read_results(folder), folder / "leaderboard.csv")
     _finish(folder)
 
@@ -102,6 +120,8 @@ def evaluate(
     ignore_index: int | None = None,
     spacing: list[float] | None = None,
     worst: int = 3,
+    checkpoint: str = "last",
+    network: str = "student",
     **conventions: Any,
 ) -> None:
     """Score a run, or label maps against the true ones: evaluate RUN, or evaluate PREDICTIONS TRUTH.
@@ -116,19 +136,23 @@ def evaluate(
         ignore_index: of label maps: value of true voxels that take no part.
         spacing: of pictures: distance between pixels along rows and columns; 1 by default.
         worst: pictures to draw of each class, of the lowest Dice and of the lowest lesion F1.
+        checkpoint: of a run: "last", or of few labels "best" on val.
+        network: of a run: "student", or "teacher" of few labels.
         conventions: definitions of the scores.
     """
     chosen = Conventions(**conventions)
     if worst < 0:
         raise ValueError(f"--worst: expected 0 or more pictures; got {worst}. Give 0 to draw none.")
     if truth is None:
-        _evaluate_run(run, data, split, out, (classes, ignore_index, spacing), chosen, worst)
+        weights = Weights(checkpoint, network)
+        _evaluate_run(run, data, split, out, (classes, ignore_index, spacing), chosen, worst, weights)
         return
-    for name, value in (("--data", data), ("--split", split)):
-        if value is not None:
+    of_runs = {"--data": data, "--split": split, "--checkpoint": checkpoint, "--network": network}
+    for name, value in of_runs.items():
+        if value not in (None, "last", "student"):
             raise ValueError(f"{name}: expected with a run alone, as in evaluate RUN; got {value} with label maps.")
     folder = evaluation_folder(Path(run).resolve().name.split(".")[0], out)
-    with _progress("evaluating") as update:
+    with progress("evaluating") as update:
         found = evaluate_pairs(
             Path(run), Path(truth), classes, ignore_index, spacing, conventions=chosen, worst=worst, progress=update
         )
@@ -145,6 +169,7 @@ def _evaluate_run(
     of_label_maps: tuple[Any, ...],
     conventions: Conventions,
     worst: int,
+    weights: Weights,
 ) -> None:
     for name, value in zip(("--classes", "--ignore_index", "--spacing"), of_label_maps, strict=True):
         if value is not None:
@@ -156,29 +181,31 @@ def _evaluate_run(
             "maps name the true ones too, as in evaluate PREDICTIONS TRUTH."
         )
     split, folder = split or "val", None if out is None else evaluation_folder(run, out)
-    with _progress("evaluating") as update:
-        found, cases, written = evaluate_run(Path(run), data, split, update, conventions, worst, folder)
+    with progress("evaluating") as update:
+        found, cases, written = evaluate_run(Path(run), data, split, update, conventions, worst, folder, weights)
     print_whole(found, f"{run} on {split}")
     print_evaluation(cases, f"{run} on {split}, case by case")
     print(f"written: {written}/metrics.json, per_image.csv, per_case.csv" + (", worst/" if len(cases.worst) else ""))
 
 
-def predict(run: str, images: str, out: str = "predictions") -> None:
+def predict(
+    run: str, images: str, out: str = "predictions", checkpoint: str = "last", network: str = "student"
+) -> None:
     """Write a label map for an image or every image of a folder: a palette PNG, or NIfTI with the affine of the volume.
 
     Args:
         run: folder of a run.
         images: a picture, CASE_0000.nii.gz (the first channel of a volume), or a folder of them.
         out: new or empty folder for the label maps; -o for short.
+        checkpoint: "last", or of few labels "best" on val.
+        network: "student", or "teacher" of few labels.
     """
-    with _progress("predicting") as update:
-        count = predict_images(Path(run), Path(images), Path(out), update)
+    with progress("predicting") as update:
+        count = predict_images(Path(run), Path(images), Path(out), update, Weights(checkpoint, network))
     print(f"written: {count} label maps in {out}")
 
 
 VERBS = {"inspect": inspect, "train": train, "compare": compare, "evaluate": evaluate, "predict": predict}
-SEVERAL = ("--losses", "--crop", "--classes", "--spacing")
-"""Options that are followed by several words."""
 
 
 class _Parser(ArgumentParser):
@@ -206,7 +233,7 @@ def _run_verb(arguments: list[str]) -> None:
     try:
         auto_cli(
             VERBS,
-            args=_name_truth(_join_lists(arguments)),
+            args=name_truth(join_lists(arguments)),
             parser_class=_Parser,
             prog="delineate",
             description="Segmentation losses on your own data: inspect, train, compare, evaluate, predict.",
@@ -223,51 +250,6 @@ def _run_verb(arguments: list[str]) -> None:
         raise SystemExit(130) from None
 
 
-def _join_lists(arguments: list[str]) -> list[str]:
-    """Turn `--losses "CE" "Dice"` into what the parser takes, `--losses '["CE", "Dice"]'`, and `-o` into `--out`.
-
-    >>> _join_lists(["compare", "data", "--losses", "CE", "Dice + CE", "--crop", "64", "96", "-o", "x"])
-    ['compare', 'data', '--losses', '["CE", "Dice + CE"]', '--crop', '[64, 96]', '--out', 'x']
-    """
-    joined, rest = [], ["--out" if word == "-o" else word for word in arguments]
-    while rest:
-        word = rest.pop(0)
-        joined.append(word)
-        words = list(takewhile(lambda word: not word.startswith("--"), rest)) if word in SEVERAL else []
-        if words and not words[0].startswith("["):
-            joined.append(json.dumps([_value(word) for word in words]))
-            del rest[: len(words)]
-    return joined
-
-
-def _name_truth(arguments: list[str]) -> list[str]:
-    """Turn `evaluate PREDICTIONS TRUTH` into what the parser takes, `evaluate PREDICTIONS --truth TRUTH`.
-
-    >>> _name_truth(["evaluate", "--split", "val", "run"]), _name_truth(["evaluate", "a", "--out", "c", "b"])
-    (['evaluate', '--split', 'val', 'run'], ['evaluate', 'a', '--out', 'c', '--truth', 'b'])
-    """
-    if arguments[:1] != ["evaluate"]:
-        return arguments
-    words, free = enumerate(arguments[1:], start=1), []
-    for place, word in words:
-        if not word.startswith("-"):
-            free.append(place)
-        elif "=" not in word:
-            next(words, None)
-    return arguments if len(free) != 2 else [*arguments[: free[1]], "--truth", *arguments[free[1] :]]
-
-
-def _value(word: str) -> int | float | str:
-    """A number where the word is one.
-
-    >>> _value("64"), _value("1.5"), _value("CE")
-    (64, 1.5, 'CE')
-    """
-    if word.isdigit():
-        return int(word)
-    return float(word) if re.fullmatch(r"\d*\.\d+", word) else word
-
-
 def _is_ours(error: BaseException) -> bool:
     """Whether an error was raised by this package, on purpose, rather than deep inside a library."""
     frames = traceback.extract_tb(error.__traceback__)
@@ -279,6 +261,12 @@ def _one_line(error: BaseException) -> str:
     """The message; of an error in a loader's worker, which comes with its traceback, only the message."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0] if len(lines) == 1 else lines[-1].partition("Error: ")[2] or lines[-1]
+
+
+def _say_splits(recipe: Settings, source: Source) -> None:
+    """Of few labels, which images have labels and where that comes from."""
+    if recipe.semi and is_first():
+        print(*source.notes, sep="\n")
 
 
 def _folder(verb: str, source: Source, out: str | None, resume: bool) -> Path:
@@ -294,6 +282,8 @@ def _folder(verb: str, source: Source, out: str | None, resume: bool) -> Path:
     folder = Path(out)
     if folder.is_file():
         raise ValueError(f"--out {folder}: expected a folder; this is a file.")
+    if not is_first():  # the first process has made it
+        return folder
     if folder.is_dir() and any(folder.iterdir()) and not resume:
         raise ValueError(f"--out {folder}: exists and is not empty. Choose a new folder, or add --resume true.")
     if resume and not (folder / "config.yaml").is_file():
@@ -307,7 +297,7 @@ def _resumable(verb: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except (Interrupted, KeyboardInterrupt):
-        if not (folder / "config.yaml").is_file():
+        if not (folder / "config.yaml").is_file() or not is_first():
             raise KeyboardInterrupt from None
         print(
             f"\nStopped; the last complete epoch is kept. To go on:\n"
@@ -321,17 +311,9 @@ def _finish(folder: Path) -> None:
     """The report, and the same table on the terminal. Exit code 2 where no run reached its end."""
     page = write_report(folder)
     found = read_results(folder)
-    rows = leaderboard(found)
-    names = ["loss", "mIoU", "Dice", "rare IoU", "ms/step", "loss ms", "peak MiB"]
-    names += ["status"] if any(row["status"] != "finished" for row in rows) else []
-    table = Table(box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in names:
-        table.add_column(name, justify="left" if name in ("loss", "status") else "right", no_wrap=name != "loss")
-    for row in rows:
-        scores = [_number(row[key]) for key in ("miou", "mdice", "rare_iou")]
-        costs = [_number(row[key], 1) for key in ("ms_per_step", "loss_ms", "peak_memory_mib")]
-        table.add_row(*[row["loss"], *scores, *costs, row["status"]][: len(names)])
-    Console().print(table)
+    if few := grid(found):
+        write_few_labels_csv(few, folder / "few_labels.csv")
+    Console().print(few_labels_table(few) if few else leaderboard_table(found))
     for sentence in verdict(found):
         print(sentence)
     for run in found.runs:
@@ -340,45 +322,6 @@ def _finish(folder: Path) -> None:
     print(f"report: {page}")
     if not found.scored():
         raise SystemExit(2)
-
-
-def _print_statistics(source: Source, found: Statistics) -> None:
-    sizes = dict.fromkeys("x".join(f"{side:g}" for side in found.image_sizes[key]) for key in ("min", "max"))
-    held = ", ".join(f"{name} {len(items)}" for name, items in source.splits.items())
-    print(f"{source.root}: {source.layout} layout, {source.dims}D, {len(source.classes)} classes; images: {held}")
-    unit = "pixels" if source.dims == 2 else "voxels"
-    apart = "" if source.dims == 2 else f" voxels of {'x'.join(f'{step:g}' for step in found.spacing)} mm (median)"
-    of_sizes, void = f"{found.images} images of {' to '.join(sizes)}{apart}", f"void {found.void_share:.2f} %"
-    print(f"split {found.split}: {of_sizes}; {void} of all {unit}")
-    table = Table(box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("class", "share %", "absent", "instances", "per image", "smallest", "median", "largest"):
-        table.add_column(name, justify="left" if name == "class" else "right", no_wrap=True)
-    for row in found.classes:
-        sizes = [f"{row.instance_sizes[key]:.0f}" for key in ("min", "50%", "max")] if row.instance_sizes else ["-"] * 3
-        counts = [f"{row.share:.2f}", str(row.absent), str(row.instances), f"{row.instances_per_image['50%']:g}"]
-        table.add_row(row.name, *counts, *sizes)
-    Console().print(table)
-    print(f"commonest to rarest class: {found.imbalance:.0f} : 1")
-    print("absent: images without the class")
-    print(f"instances: {found.connectivity}-connected components; per image: their median number; sizes in {unit}")
-    for note in source.notes:
-        print(f"note: {note}")
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Any]:
-    """A bar on a terminal, silence in a pipe: yields update(done, total)."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda done, total: None
-        return
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 if __name__ == "__main__":

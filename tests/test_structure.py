@@ -17,6 +17,7 @@ LAYERS = [
     {"losses", "metrics", "data"},
     {"semi", "advice", "evaluation"},
     {"training", "report"},
+    {"arguments", "terminal"},
     {"cli", "__main__"},
 ]
 """Imports go down only; parts of one layer do not import each other."""

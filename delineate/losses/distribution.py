@@ -158,7 +158,7 @@ class OHEMLoss(HardestLoss):
     Args:
         threshold: probability in (0, 1] below which a voxel is hard.
         min_kept: at least so many voxels are kept (of the batch for "mean", of each sample otherwise), or, below 1,
-            such a share of the valid voxels, at least one; None: a sixteenth. A share does not depend on the batch size.
+            such a share of the valid voxels, at least one; None: a sixteenth. A share knows no batch size.
         common: see `Loss`. Hard is what has a low probability, whatever its weights; these multiply the costs.
 
     Shape: see `Loss`.

@@ -1,9 +1,11 @@
 """One page that shows which loss is better, made from result files alone.
 
 `write_report` turns the folder of a comparison, or of one run, into `report.html`; `leaderboard` gives its table as
-rows of plain values, for a terminal or, by `write_leaderboard_csv`, a spreadsheet.
+rows of plain values, for a terminal or, by `write_leaderboard_csv`, a spreadsheet. `grid` and `write_few_labels_csv` do
+that for methods of few labels by labelled share.
 """
 
+from .few_labels import Grid, grid, write_few_labels_csv
 from .leaderboard import leaderboard, verdict, write_leaderboard_csv
 from .page import write_report
 from .results import Comparison, Data, Run, Scores, Spread, read_results
@@ -11,12 +13,15 @@ from .results import Comparison, Data, Run, Scores, Spread, read_results
 __all__ = [
     "Comparison",
     "Data",
+    "Grid",
     "Run",
     "Scores",
     "Spread",
+    "grid",
     "leaderboard",
     "read_results",
     "verdict",
+    "write_few_labels_csv",
     "write_leaderboard_csv",
     "write_report",
 ]

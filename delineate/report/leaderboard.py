@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
+from .few_labels import few_labels_verdict, grid
 from .results import RARE_SHARE, Comparison, Run, Spread
 
 COSTS = ("ms_per_step", "loss_ms", "peak_memory_mib")
@@ -76,6 +77,8 @@ def verdict(comparison: Comparison) -> list[str]:
     """The result in a sentence, then what qualifies it."""
     if comparison.single:
         return [_outcome(comparison)]
+    if found := grid(comparison):
+        return few_labels_verdict(found, comparison.data.name) + _gaps(comparison)
     ranked = [row for row in leaderboard(comparison) if row["rank"]]
     sentences = [_winner(comparison, ranked)]
     if len(ranked) > 1:
@@ -86,8 +89,15 @@ def verdict(comparison: Comparison) -> list[str]:
         which = f"the {count} classes" if count > 1 else "the class"
         place = f"On {which} below {RARE_SHARE:g} % of the training {comparison.data.element}s, "
         sentences.append(place + f"{rare['loss']} has the highest mean IoU, {rare['rare_iou']:.3f}.")
-    if unscored := [loss for loss in comparison.losses if ranked and loss not in comparison.scored()]:
-        sentences.append(f"Without a score: {', '.join(unscored)}.")
+    return sentences + _gaps(comparison)
+
+
+def _gaps(comparison: Comparison) -> list[str]:
+    """What is missing, a sentence each."""
+    sentences, scored = [], comparison.scored()
+    if unscored := [loss for loss in comparison.losses if scored and loss not in scored]:
+        # names of arms hold commas
+        sentences.append(f"Without a score: {('; ' if comparison.few_labels else ', ').join(unscored)}.")
     if comparison.status == "interrupted":
         planned = len(comparison.losses) * len(comparison.seeds)
         finished = sum(run.status == "finished" for run in comparison.runs)
@@ -99,7 +109,7 @@ def _outcome(comparison: Comparison) -> str:
     run = comparison.runs[0]
     if run.val is None or run.val.miou is None:
         return f"This run was not evaluated ({run.status})."
-    return f"{run.loss} reaches a validation mIoU of {run.val.miou:.3f} on {comparison.data.name}."
+    return f"{run.title} reaches a validation mIoU of {run.val.miou:.3f} on {comparison.data.name}."
 
 
 def _winner(comparison: Comparison, ranked: list[dict[str, Any]]) -> str:

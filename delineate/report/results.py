@@ -119,8 +119,54 @@ class Scores:
 
 
 @dataclass(frozen=True)
+class Network:
+    """Validation mIoU of a student or a teacher: of the last epoch, and of the best, chosen on the same images."""
+
+    last_miou: float | None
+    best_miou: float | None
+    best_epoch: int | None
+
+    @classmethod
+    def read(cls, record: Record) -> Network:
+        """From an entry of the `networks` object of metrics.json."""
+        last, best = (record.optional(key, float) for key in ("last_miou", "best_miou"))
+        return cls(last, best, record.optional("best_epoch", int))
+
+
+@dataclass(frozen=True)
+class FewLabels:
+    """What a comparison of few labels crosses: methods, and shares of the training images that are labelled.
+
+    `arms` maps the name of an arm, which is what its runs call their loss, to its method, share and loss.
+    """
+
+    methods: list[str]
+    shares: list[str]
+    labelled: dict[str, int]
+    unlabelled: dict[str, int]
+    protocol: str | None
+    arms: dict[str, tuple[str, str, str]]
+
+    @classmethod
+    def read(cls, record: Record, names: list[str]) -> FewLabels:
+        """From the `few_labels` object of compare.json, whose arms must be those of these names."""
+        methods, shares = ([str(name) for name in record.get(key, list)] for key in ("methods", "labeled"))
+        images = [record.section(key) for key in ("labelled_images", "unlabelled_images")]
+        labelled, unlabelled = ({share: section.get(share, int) for share in shares} for section in images)
+        section, arms = record.section("arms"), {}
+        for name in names:
+            place = section.get(name, list)
+            if len(place) != 3 or place[0] not in methods or place[1] not in shares:
+                expected = "[method, share, loss], the first two as listed"
+                raise ValueError(f"{record.path}: expected {section.prefix + name!r} to be {expected}, got {place!r}")
+            method, share, loss = map(str, place)
+            arms[name] = (method, share, loss)
+        return cls(methods, shares, labelled, unlabelled, record.optional("protocol", str), arms)
+
+
+@dataclass(frozen=True)
 class Run:
-    """One training: a loss and a seed, its scores (None unless it finished), its cost and its curves."""
+    """One training: a loss (of few labels an arm) and a seed, its scores (None unless it finished), cost and curves."""
 
     folder: Path
     name: str
@@ -134,6 +180,14 @@ class Run:
     batches: str | None
     val_miou: list[tuple[float, float]] = field(repr=False)  # (epochs trained, value)
     train_loss: list[tuple[float, float]] = field(repr=False)  # (step, value)
+    semi: str | None = None  # method of few labels
+    labeled: str | None = None  # share of the training images
+    networks: dict[str, Network] = field(default_factory=dict)  # student, teacher
+
+    @property
+    def title(self) -> str:
+        """What a single run is called: its loss, of few labels its method and share."""
+        return self.loss if self.semi is None else f"{self.semi} at {self.labeled}"
 
     @classmethod
     def read(cls, folder: Path, name: str, classes: list[str]) -> Run:
@@ -161,7 +215,15 @@ class Run:
             batches=record.optional("batches", str),
             val_miou=[(epoch + 1, value) for epoch, value in curves("epoch", "val/miou")],
             train_loss=curves("step", "train/loss"),
+            semi=record.optional("semi", str),
+            labeled=record.optional("labeled", str),
+            networks=_networks(record),
         )
+
+
+def _networks(record: Record) -> dict[str, Network]:
+    section = record.section("networks") if record.optional("networks", dict) else Record(record.path, {})
+    return {name: Network.read(section.section(name)) for name in section.entries}
 
 
 def read_curves(path: Path) -> Callable[[str, str], list[tuple[float, float]]]:
@@ -184,7 +246,10 @@ def read_curves(path: Path) -> Callable[[str, str], list[tuple[float, float]]]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The runs of several losses, or of one (`single`: the folder of a run by itself), on the same data."""
+    """The runs of several losses, or of one (`single`: the folder of a run by itself), on the same data.
+
+    Of few labels `losses` are the names of the arms.
+    """
 
     folder: Path
     single: bool
@@ -198,6 +263,7 @@ class Comparison:
     samples: list[str]
     config: str
     env: dict[str, Any]
+    few_labels: FewLabels | None = None
 
     def of(self, loss: str) -> list[Run]:
         """The runs of a loss, by seed."""
@@ -216,8 +282,11 @@ class Comparison:
         return [loss for loss in self.losses if any(run.val for run in self.of(loss))]
 
     def identical(self, fingerprint: str) -> bool | None:
-        """Whether `initial_weights` or `batches` agree among the runs of each seed; None where that is unknown."""
-        prints = [{getattr(run, fingerprint) for run in self.runs if run.seed == seed} for seed in self.seeds]
+        """Whether `initial_weights` or `batches` agree among the runs of each seed and share; None if unknown."""
+        places = {(run.seed, run.labeled) for run in self.runs}
+        prints = [
+            {getattr(run, fingerprint) for run in self.runs if (run.seed, run.labeled) == place} for place in places
+        ]
         known = [found - {None} for found in prints if found - {None}]
         return all(len(found) == 1 for found in known) if known else None
 
@@ -232,12 +301,14 @@ def read_results(folder: Path) -> Comparison:
         raise ValueError(f"{folder}: expected compare.json (a comparison) or metrics.json (a run), found neither")
     data = Data.read(record.section("data"))
     runs = [Run.read(folder, ".", data.classes)] if single else _runs(folder, record, data.classes)
+    losses = [runs[0].loss] if single else [str(loss) for loss in record.get("losses", list)]
+    few = None if single or not record.optional("few_labels", dict) else record.section("few_labels")
     return Comparison(
         folder,
         single,
         data,
         runs,
-        losses=[runs[0].loss] if single else [str(loss) for loss in record.get("losses", list)],
+        losses,
         seeds=[runs[0].seed] if single else [int(seed) for seed in record.get("seeds", list)],
         status=record.get("status", str),
         budget=record.get("budget", dict),
@@ -245,6 +316,7 @@ def read_results(folder: Path) -> Comparison:
         samples=[str(name) for name in record.optional("samples", list) or []],
         config=read_text(folder / "config.yaml"),
         env=Record.read(folder / "env.json").entries,
+        few_labels=None if few is None else FewLabels.read(few, losses),
     )
 
 

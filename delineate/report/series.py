@@ -1,4 +1,4 @@
-"""One colour and one marker per loss, the same in every figure and table.
+"""One colour and one marker per loss, the same in every figure and table; of few labels one colour per method.
 
 Figures are drawn in the colours of the light page; `themed` then turns each into a CSS variable with that colour as
 its fallback, so that the page may restate them for a dark screen. The first eight colours stay apart under the common
@@ -33,9 +33,13 @@ LETTERS = {Path.MOVETO: "M", Path.LINETO: "L", Path.CURVE3: "Q", Path.CURVE4: "C
 
 @dataclass(frozen=True)
 class Series:
-    """How the loss at `index` (in the order given) looks; beyond ten, colours return with another marker."""
+    """How the loss at `index` (in the order given) looks; beyond ten, colours return with another marker.
+
+    Of few labels an arm has the colour of its method and the marker at `shape`, that of its share.
+    """
 
     index: int
+    shape: int | None = None
 
     @property
     def color(self) -> str:
@@ -50,6 +54,8 @@ class Series:
     @property
     def marker(self) -> str:
         """The matplotlib marker."""
+        if self.shape is not None:
+            return MARKERS[self.shape % len(MARKERS)]
         return MARKERS[(self.index + self.index // len(LIGHT)) % len(MARKERS)]
 
     @property

@@ -104,7 +104,7 @@ def _part(key: str, value: Any) -> Any:
     """A selector or a loss where one was named."""
     if key == "selector":
         name, options = value if isinstance(value, tuple) else (value, {})
-        if name not in SELECTORS:
+        if not isinstance(name, str) or name not in SELECTORS:
             raise ValueError(f"--semi: expected `selector` to be one of {', '.join(SELECTORS)}; got {name!r}.")
         return _build(SELECTORS[name], options)
     return parse(value, ignore_index=-1) if key == "pseudo" and isinstance(value, str) else value

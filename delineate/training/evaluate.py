@@ -51,7 +51,7 @@ def evaluate_run(
     conventions: Conventions = Conventions(),  # noqa: B008
     worst: int = 3,
     out: Path | None = None,
-    weights: Weights = Weights(),
+    weights: Weights = Weights(),  # noqa: B008
 ) -> tuple[dict[str, Any], Evaluation, Path]:
     """Score a run on a split, into `metrics.json`, `per_image.csv`, `per_case.csv` and `worst/`.
 

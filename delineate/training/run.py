@@ -258,6 +258,7 @@ def quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", ".*exists and is not empty.*")
         warnings.filterwarnings("ignore", ".*available but not used.*")
         warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # the teacher, on purpose
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # of depthwise convolutions
         warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")  # inside Lightning
         warnings.filterwarnings("ignore", ".*sync_dist=True.*")  # scores are summed over processes before
         try:

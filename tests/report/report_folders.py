@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,47 @@ def write_comparison(folder: Path, losses: list[str], seeds: list[int], **stoppe
     write_json(folder / "env.json", ENV | {"command": "delineate compare camvid --losses " + " ".join(losses)})
     (folder / "config.yaml").write_text("losses: [CE, '<i>Dice</i>']\n")
     return folder
+
+
+def write_few_labels(
+    folder: Path, scores: Mapping[tuple[str, str, str], Sequence[float | None]], images: dict[str, int], **entries: Any
+) -> Path:
+    """A comparison of few labels: mIoU of every seed by (method, share, loss), None where the run was interrupted.
+
+    A teacher of the methods other than supervised is .01 better; the best epochs are .02 better than the last.
+    Without curves and samples.
+    """
+    arms = {f"{method}, {share}, {loss}": [method, share, loss] for method, share, loss in scores}
+    runs = []
+    for number, (arm, values) in enumerate(zip(arms, scores.values(), strict=True)):
+        for seed, value in enumerate(values):
+            run = folder / f"arm{number}" / f"seed{seed}"
+            write_run(run, arm, seed, "interrupted" if value is None else "finished")
+            few = {"semi": arms[arm][0], "labeled": arms[arm][1], "expression": arms[arm][2]}
+            few |= {"batches": f"sha256:b{seed} {arms[arm][1]}"}
+            if value is not None:
+                val = json.loads((run / "metrics.json").read_text())["val"] | {"miou": value}
+                few |= {"val": val, "networks": networks(value, few["semi"] != "supervised", seed)}
+            edit_json(run / "metrics.json", **few)
+            (run / "metrics.csv").unlink()
+            runs.append(run)
+    grid = {"methods": [arm[0] for arm in arms.values()], "labeled": list(images), "labelled_images": images}
+    grid |= {"unlabelled_images": {share: 367 - count for share, count in images.items()}, "protocol": "own"}
+    record = {"data": data_section(), "runs": [str(run.relative_to(folder)) for run in runs], "losses": list(arms)}
+    record |= {"seeds": list(range(max(map(len, scores.values())))), "budget": BUDGET | {"labeled": "1/8"}}
+    record |= {"same_start": True, "same_batches": True, "status": "finished", "samples": []}
+    write_json(folder / "compare.json", record | {"few_labels": grid | {"arms": arms}} | entries)
+    write_json(folder / "env.json", ENV)
+    (folder / "config.yaml").write_text("seeds: 1\n")
+    return folder
+
+
+def networks(last: float, teacher: bool, seed: int) -> dict[str, Any]:
+    """The `networks` object of metrics.json."""
+    found = {"student": {"last_miou": last, "best_miou": last + 0.02, "best_epoch": 2 + seed}}
+    if teacher:
+        found["teacher"] = {"last_miou": last + 0.01, "best_miou": last + 0.03, "best_epoch": 4}
+    return found
 
 
 def write_single(folder: Path, status: str = "finished") -> Path:
