@@ -6,7 +6,7 @@
 """
 
 from delineate.semi.dssn import DSSN
-from delineate.semi.expression import METHODS, method_text, parse_method
+from delineate.semi.expression import METHODS, parse_method
 from delineate.semi.fixmatch import FixMatch
 from delineate.semi.mean_teacher import MeanTeacher
 from delineate.semi.method import Method
@@ -28,6 +28,5 @@ __all__ = [
     "Supervised",
     "UniMatch",
     "Unlabelled",
-    "method_text",
     "parse_method",
 ]

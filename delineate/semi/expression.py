@@ -47,20 +47,6 @@ def parse_method(text: str) -> Method:
     return _build(cls, {key: _part(key, value) for key, value in options.items()})
 
 
-def method_text(text: str) -> str:
-    """The text of a method in one form: equal for methods that are equal but for what `parse_method` reads alike.
-
-    >>> method_text("dssn( decay = 0.99 )"), method_text("DSSN(decay=0.996)")
-    ('DSSN(decay=0.99)', 'DSSN')
-    """
-    name, options = read_call(text, "--semi")
-    cls = METHODS[name.lower()]
-    defaults = {key: parameter.default for key, parameter in inspect.signature(cls).parameters.items()}
-    told = {key: value for key, value in options.items() if value != defaults.get(key)}
-    inside = ", ".join(f"{key}={_shown(told[key])}" for key in sorted(told))
-    return f"{cls.__name__}({inside})" if inside else cls.__name__
-
-
 def read_call(text: str, option: str) -> tuple[str, dict[str, Any]]:
     """A name and its options: constants, lists of constants, and calls, which come as (name, options).
 
@@ -121,9 +107,3 @@ def _build(cls: type, options: dict[str, Any]) -> Any:
         return cls(**options)
     except TypeError as error:
         raise ValueError(f"--semi: {cls.__name__}: {error}.") from None
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, tuple):
-        return f"{value[0]}({', '.join(f'{key}={_shown(inner)}' for key, inner in value[1].items())})"
-    return repr(value)

@@ -21,7 +21,7 @@ from delineate.semi.batch_norm import frozen_statistics
 from delineate.semi.features import channel_dropout
 from delineate.semi.mixing import MixPlan
 from delineate.semi.network import Network
-from delineate.semi.pseudo import pseudo_label_loss
+from delineate.semi.pseudo import check_pseudo, pseudo_label_loss
 from delineate.semi.selectors import ClassMaxThreshold, FixedThreshold, NoSelection
 from delineate.semi.streams import At, Found, Stream, Unlabelled
 from delineate.semi.teacher import EMATeacher
@@ -30,7 +30,6 @@ Selector = FixedThreshold | ClassMaxThreshold | NoSelection
 Supervised = Callable[[Tensor], dict[str, Tensor]]
 """The terms of the labelled loss by name, from the logits of the labelled images."""
 AGREE_ON = ("same_content", "all")
-NORMS = ("valid", "kept")
 TEACHER_NORMS = ("running", "batch")
 
 
@@ -93,6 +92,19 @@ class Method(nn.Module):
     def weak(self) -> tuple[Stream, ...]:
         """The streams of the weak view with dropped features."""
         return tuple(stream for stream in self.streams if stream.view == "weak")
+
+    def meaning(self) -> str:
+        """Equal for methods that train alike, however they were written.
+
+        >>> from delineate.semi import DSSN
+        >>> DSSN(decay=0.996).meaning() == DSSN().meaning()
+        True
+        """
+        known = {key: value for key, value in vars(self).items() if key[0] != "_"}
+        options = {key: float(value) if type(value) is int else value for key, value in known.items()}
+        for state in ("training", "teacher"):
+            options.pop(state, None)
+        return f"{self.name} {sorted(options.items())} {self.pseudo!r}"
 
     def attach(self, model: nn.Module, classes: int) -> None:
         """Make the method ready for a model.
@@ -210,7 +222,14 @@ class Method(nn.Module):
 
     def _check(self) -> None:
         """Raise ValueError for options that mean nothing."""
-        for option, allowed in (("agree_on", AGREE_ON), ("norm", NORMS), ("teacher_norm", TEACHER_NORMS)):
+        if self.pseudo is not None and not isinstance(self.pseudo, Loss):
+            raise ValueError(f"{self.name}: `pseudo` must be a loss, or its text as in 'Focal'; got {self.pseudo!r}.")
+        check_pseudo(self.pseudo, self.norm)
+        if self.decay is None and any(stream.labels == "teacher" for stream in self.streams):
+            raise ValueError(f"{self.name}: `decay` must be a number in 0..1, that of its teacher; got None.")
+        if not isinstance(self.strong_updates_bn, bool):
+            raise ValueError(f"{self.name}: `strong_updates_bn` must be True or False; got {self.strong_updates_bn!r}.")
+        for option, allowed in (("agree_on", AGREE_ON), ("teacher_norm", TEACHER_NORMS)):
             if getattr(self, option) not in allowed:
                 raise ValueError(
                     f"{self.name}: `{option}` must be one of {', '.join(allowed)}; got {getattr(self, option)!r}."

@@ -50,7 +50,7 @@ def pseudo_label_loss(
     divide by the voxels of each process, and by 0 where none is valid.
     Reference: Yang et al. (UniMatch), CVPR 2023, arXiv 2208.09910; Tian et al. (DSSN), ACM MM 2023, arXiv 2307.13938.
     """
-    _check(loss, norm)
+    check_pseudo(loss, norm)
     _check_shapes(logits, labels, keep, valid)
     loss = CrossEntropyLoss(normalize=NORMS[norm], ignore_index=INVALID) if loss is None else loss
     wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
@@ -60,7 +60,8 @@ def pseudo_label_loss(
     return value * share_of_ranks(count.sum(dtype=torch.float64)).to(value)
 
 
-def _check(loss: Loss | None, norm: str) -> None:
+def check_pseudo(loss: Loss | None, norm: str) -> None:
+    """Raise ValueError for what `pseudo_label_loss` would not take."""
     if norm not in NORMS:
         raise ValueError(f"pseudo_label_loss: `norm` must be one of {list(NORMS)}; got {norm!r}.")
     if loss is None:

@@ -6,7 +6,7 @@ from itertools import product
 from typing import Any
 
 from delineate.data import Source, few_labels, open_source
-from delineate.semi import method_text, parse_method
+from delineate.semi import parse_method
 from delineate.training.run import loss_for
 from delineate.training.settings import Settings
 
@@ -101,8 +101,7 @@ def _check_different(arms: list[Arm]) -> None:
     for arm in arms:
         meaning = (loss_for(arm.loss, arm.source).expression(), arm.settings.labeled)
         if arm.settings.semi:
-            parse_method(arm.settings.semi)
-            meaning += (method_text(arm.settings.semi),)
+            meaning += (parse_method(arm.settings.semi).meaning(),)
         if (other := same.get(meaning)) is not None:
             if other.loss == arm.loss and other.settings.semi != arm.settings.semi:
                 raise ValueError(
