@@ -83,8 +83,7 @@ def compare(
     resume: bool = False,
     **settings: Any,
 ) -> None:
-    """Train one network per loss, or per method of few labels, on the same batches from the same start; report which is
-    better.
+    """Train one network per loss, or method of few labels, from one start on the same batches; report which is better.
 
     Args:
         data: folder of the data set.
