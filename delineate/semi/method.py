@@ -274,5 +274,6 @@ def _disagreement(sources: dict[str, Tensor | None], valid: Tensor) -> dict[str,
 
 def _kept(name: str, labels: Tensor, keep: Tensor, valid: Tensor, classes: int) -> dict[str, Tensor]:
     """Share of the valid voxels that is kept, and the same among those labelled with each class (C,)."""
-    kept, all_ = (torch.bincount(labels[mask], minlength=classes).float() for mask in (keep, valid))
+    nothing, places = labels.new_zeros(classes), labels.flatten()
+    kept, all_ = (nothing.scatter_add(0, places, mask.flatten().long()).float() for mask in (keep, valid))
     return {f"kept/{name}": kept.sum() / all_.sum().clamp_min(1), f"kept_by_class/{name}": kept / all_.clamp_min(1)}

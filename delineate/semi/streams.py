@@ -1,7 +1,7 @@
 """A stream: one supervised pass over an unlabelled image. Every method is a table of them."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -46,9 +46,10 @@ class Unlabelled:
     draw: Tensor
 
     @classmethod
-    def of(cls, batch: dict[str, Tensor]) -> "Unlabelled":
-        """From the entry `unlabelled` of a batch."""
-        return cls(**{name: batch[name] for name in ("weak", "strong", "valid", "boxes", "draw")})
+    def of(cls, batch: dict[str, Any]) -> "Unlabelled":
+        """From the entry `unlabelled` of a batch, whose `draw` may be a list."""
+        views = {name: batch[name] for name in ("weak", "strong", "valid", "boxes")}
+        return cls(**views, draw=torch.as_tensor(batch["draw"]))
 
 
 @dataclass(frozen=True)

@@ -138,5 +138,6 @@ def collate_parts(samples: Sequence[Sample], together: Collate) -> dict[str, Any
     batch: dict[str, Any] = together(labelled)
     if views:
         stacked: dict[str, Any] = {name: torch.stack([view[name] for view in views]) for name in VIEWS}
+        stacked["draw"] = stacked["draw"].tolist()  # stays on the CPU, where channels are drawn
         batch["unlabelled"] = stacked | {"id": [view["id"] for view in views]}
     return batch

@@ -79,7 +79,7 @@ def tables(comparison: Comparison) -> str:
 
 def _table(found: Grid, cell) -> list[str]:
     plan = found.plan
-    heads = [f"{found.label(share)} ({plan.labelled_images[share]} images)" for share in found.shares]
+    heads = [f"{found.label(share)} ({plan.labelled[share]} images)" for share in found.shares]
     rows = [[f"`{row.name}`", *(cell(row.outcomes[share]) for share in found.shares)] for row in found.rows]
     return [f"| {' | '.join(cells)} |" for cells in (["method", *heads], ["---"] * (1 + len(heads)), *rows)]
 

@@ -83,3 +83,79 @@ def square_box(random, side, share, aspect):
         top, left = random.integers(side), random.integers(side)
         if top + height <= side and left + width <= side:
             return top, left, height, width
+
+
+def softmax(z):
+    """z (N, C, V) -> (N, C, V)."""
+    p = np.exp(z - z.max(1, keepdims=True))
+    return p / p.sum(1, keepdims=True)
+
+
+def taught(logits, source, valid, select):
+    """A stream: cross entropy of the labels that `select` keeps of the source; maps (N, C, V), valid (N, V)."""
+    labels, keep = select(softmax(source) * valid[:, None])
+    return pseudo_label_loss(logits, labels, keep, valid, "valid")
+
+
+def mixed_maps(maps, partner, boxes):
+    """The same of maps with channels, (N, C, *S)."""
+    return np.stack([mixed(maps[:, c], partner, boxes) for c in range(maps.shape[1])], 1)
+
+
+def flat(maps):
+    """(N, C, *S) -> (N, C, V)."""
+    return maps.reshape(*maps.shape[:2], -1)
+
+
+def fixmatch(z, valid, partner, boxes, labelled):
+    """Terms of 1/2 [supervised + pseudo(strong 0)]; z: logits (N, C, *S) by pass, boxes (N, K, 2, D)."""
+    inside = mixed(valid, partner, boxes[:, 0]).reshape(len(valid), -1)
+    source = flat(mixed_maps(z["weak"], partner, boxes[:, 0]))
+    return {
+        "supervised": 0.5 * labelled,
+        "strong0": 0.5 * taught(flat(z["strong0"]), source, inside, lambda p: fixed_threshold(p, 0.95)),
+    }
+
+
+def unimatch(z, valid, partner, boxes, labelled):
+    """Terms of 1/2 [supervised + 1/4 pseudo(strong 0) + 1/4 pseudo(strong 1) + 1/2 pseudo(weak, dropped)]."""
+    terms = {"supervised": 0.5 * labelled}
+    for k in range(2):
+        inside = mixed(valid, partner, boxes[:, k]).reshape(len(valid), -1)
+        source = flat(mixed_maps(z["weak"], partner, boxes[:, k]))
+        value = taught(flat(z[f"strong{k}"]), source, inside, lambda p: fixed_threshold(p, 0.95))
+        terms[f"strong{k}"] = 0.125 * value
+    whole = valid.reshape(len(valid), -1)
+    value = taught(flat(z["dropped0"]), flat(z["weak"]), whole, lambda p: fixed_threshold(p, 0.95))
+    return terms | {"feature": 0.25 * value}
+
+
+def dssn(z, valid, partner, boxes, labelled, agree_on, select=lambda p: class_max(p, 0.92, 0.96)):
+    """Terms of 1/2 [supervised + 1/4 (four streams) + 1/100 (two agreements)]; `z` holds the teacher's too."""
+    terms, whole, insides, boxed = {"supervised": 0.5 * labelled}, valid.reshape(len(valid), -1), [], []
+    for k in range(2):
+        insides.append(mixed(valid, partner, boxes[:, k]).reshape(len(valid), -1))
+        source = flat(mixed_maps(z["teacher"], partner, boxes[:, k]))
+        terms[f"strong{k}"] = 0.125 * taught(flat(z[f"strong{k}"]), source, insides[k], select)
+        places = np.arange(len(valid)).reshape(-1, *[1] * (valid.ndim - 1)) + np.zeros(valid.shape)
+        boxed.append(mixed(places, partner, boxes[:, k]).reshape(len(valid), -1))
+    for k, name in enumerate(("feature_a", "feature_b")):
+        terms[name] = 0.125 * taught(flat(z[f"dropped{k}"]), flat(z["weak"]), whole, select)
+    same = (boxed[0] == boxed[1]) & insides[0] & insides[1]
+    masks = (same, whole) if agree_on == "same_content" else (np.ones_like(whole), np.ones_like(whole))
+    for name, first, second, mask in (
+        ("agree/strong", "strong0", "strong1", masks[0]),
+        ("agree/weak", "dropped0", "dropped1", masks[1]),
+    ):
+        terms[name] = 0.005 * agreement(flat(z[first]), flat(z[second]), mask, 1e-6)
+    return terms
+
+
+def mean_teacher(z, valid, labelled, share):
+    """Terms of supervised + .1 exp(-5 (1 - share)^2) mean over valid voxels and classes of (p - p_teacher)^2."""
+    total = count = 0.0
+    p, q = softmax(flat(z["strong0"])), softmax(flat(z["teacher"]))
+    for n, v in np.argwhere(valid.reshape(len(valid), -1)):
+        total += np.mean((p[n, :, v] - q[n, :, v]) ** 2)
+        count += 1
+    return {"supervised": labelled, "strong0": 0.1 * math.exp(-5 * (1 - share) ** 2) * total / count}
