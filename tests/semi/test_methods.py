@@ -15,7 +15,7 @@ from delineate.semi.mixing import partners
 from delineate.semi.selectors import FixedThreshold, NoSelection
 from delineate.training.models import build_model
 from reference import semi as reference
-from semi.tiny import Halves, Plain, labelled, views
+from halved import Halves, Plain, labelled, views
 
 LATER = At(step=7, epoch=2, share=0.4)
 TEACHING = [name for name, cls in METHODS.items() if cls().decay is not None]
