@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from halved import Halves, Plain, labelled, views
 from torch import nn
 from torch.nn import functional as F
 
@@ -15,7 +16,6 @@ from delineate.semi.mixing import partners
 from delineate.semi.selectors import FixedThreshold, NoSelection
 from delineate.training.models import build_model
 from reference import semi as reference
-from halved import Halves, Plain, labelled, views
 
 LATER = At(step=7, epoch=2, share=0.4)
 TEACHING = [name for name, cls in METHODS.items() if cls().decay is not None]
