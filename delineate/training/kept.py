@@ -5,6 +5,7 @@ from torch import Tensor
 
 from delineate.semi.selectors import NoSelection
 from delineate.training.module import SegmentationModule
+from delineate.training.ranks import is_first
 
 PATIENCE = 3
 """Epochs in a row."""
@@ -31,7 +32,7 @@ class KeptWatch(Callback):
             chosen = not isinstance(module.method.selector, NoSelection)
             stuck = mean < FEW or (chosen and mean > NEARLY_ALL)
             self.epochs[stream] = self.epochs.get(stream, 0) + 1 if stuck else 0
-            if self.epochs[stream] == PATIENCE:
+            if self.epochs[stream] == PATIENCE and is_first():
                 what = "no pseudo-labels were" if mean < FEW else "all pseudo-labels were"
                 remedy = "lower its threshold or train longer" if mean < FEW else "its threshold chooses nothing"
                 print(
