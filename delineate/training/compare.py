@@ -147,5 +147,5 @@ def finished(run: Path) -> dict[str, Any] | None:
 
 def _alike(results: list[dict[str, Any]], key: str) -> bool | None:
     """Whether all runs of a seed and share agree in a fingerprint, as far as it is known; None where it is not."""
-    known = {(result["seed"], result["labeled"], result[key]) for result in results if result[key] is not None}
+    known = {(result["seed"], result.get("labeled"), result[key]) for result in results if result[key] is not None}
     return len(known) == len({place[:2] for place in known}) if known else None

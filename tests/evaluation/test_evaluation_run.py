@@ -35,7 +35,7 @@ def run(tmp_path, monkeypatch):
 
     def on(root):
         source = open_source(root)
-        monkeypatch.setattr("delineate.training.evaluate.Predictor", lambda folder, data=None: Eroded(source))
+        monkeypatch.setattr("delineate.training.evaluate.Predictor", lambda folder, data, weights: Eroded(source))
         return folder, source
 
     return on

@@ -240,6 +240,9 @@ def test_no_claim_of_a_fair_start_before_there_is_evidence():
     assert _alike([{"seed": 0, "batches": None}], "batches") is None
     assert _alike([{"seed": 0, "batches": "a"}, {"seed": 0, "batches": "a"}, {"seed": 1, "batches": "b"}], "batches")
     assert _alike([{"seed": 0, "batches": "a"}, {"seed": 0, "batches": "b"}], "batches") is False
+    shares = [{"seed": 0, "labeled": share, "batches": share} for share in ("1/8", "1/4")]
+    assert _alike(shares, "batches")
+    assert _alike([*shares, {"seed": 0, "labeled": "1/4", "batches": "c"}], "batches") is False
 
 
 def test_evaluating_other_data_keeps_what_was_there(compared, streets, tmp_path):
