@@ -24,13 +24,13 @@ from delineate.semi.network import Network
 from delineate.semi.pseudo import check_pseudo, pseudo_label_loss
 from delineate.semi.selectors import ClassMaxThreshold, FixedThreshold, NoSelection
 from delineate.semi.streams import At, Found, Stream, Unlabelled
+from delineate.semi.teacher import NORMS as TEACHER_NORMS
 from delineate.semi.teacher import EMATeacher
 
 Selector = FixedThreshold | ClassMaxThreshold | NoSelection
 Supervised = Callable[[Tensor], dict[str, Tensor]]
 """The terms of the labelled loss by name, from the logits of the labelled images."""
 AGREE_ON = ("same_content", "all")
-TEACHER_NORMS = ("running", "batch")
 
 
 class Method(nn.Module):

@@ -22,6 +22,8 @@ def starts(length: int, window: int, border: str = "shift") -> list[tuple[int, i
     >>> starts(2048, 801)[-2:], starts(2048, 801, "truncate")[-1]
     ([(1068, 1869), (1247, 2048)], (1602, 2048))
     """
+    if border not in BORDERS:
+        raise ValueError(f"border: expected {' or '.join(BORDERS)}; got {border!r}.")
     if length <= window:
         return [(0, length)]
     stride = int(STRIDE * window)

@@ -97,3 +97,8 @@ def test_a_class_without_a_chance_stays_finite():
     assert found.isfinite().all()
     assert (found[:, 0] == 0).all()
     assert (found[:, 1] < -80).all()
+
+
+def test_an_unknown_border_is_refused():
+    with pytest.raises(ValueError, match=r"border: expected shift or truncate; got 'cut'"):
+        starts(10, 4, "cut")
