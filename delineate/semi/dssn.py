@@ -37,7 +37,8 @@ class DSSN(Method):
 
     Use for: natural images with few labels, three classes or more; also volumes.
     Not for: two classes with the agreement: standardised, two logits keep only a sign.
-    Notes: where paper, released code and this differ is listed in docs/semi/dssn.md.
+    Notes: a teacher of decay .996 is about 250 steps behind the student; trainings of a few hundred steps from random
+    weights want .95 or so. Where paper, released code and this differ is listed in docs/semi/dssn.md.
     Reference: Tian, Zhang, Zhang and Zhan, Improving semi-supervised semantic segmentation with dual-level Siamese
     structure network, ACM Multimedia 2023, arXiv 2307.13938.
     """
