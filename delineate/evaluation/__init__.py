@@ -7,9 +7,20 @@
 
 from delineate.evaluation.bootstrap import PairedDifference, bootstrap_interval, paired_difference
 from delineate.evaluation.cases import Case, ScoredCase, case_rows, score_case
+from delineate.evaluation.counts import CaseCounts, Objects, count_case
 from delineate.evaluation.evaluate import Evaluation, evaluate_cases, evaluate_pairs
 from delineate.evaluation.files import evaluation_folder, write_evaluation
 from delineate.evaluation.labelling import Labelling, find_labelling, scored_labels
+from delineate.evaluation.measures import (
+    Measure,
+    case_dice,
+    class_iou,
+    miou,
+    object_f1,
+    recall_of_sizes,
+    size_bounds,
+)
+from delineate.evaluation.paired import Difference, estimate, holm, paired
 from delineate.evaluation.pairs import Pair, check_grids, find_pairs, read_cases
 from delineate.evaluation.pictures import Worst
 from delineate.evaluation.summary import summarise
@@ -17,26 +28,40 @@ from delineate.evaluation.table import print_evaluation, print_whole
 
 __all__ = [
     "Case",
+    "CaseCounts",
+    "Difference",
     "Evaluation",
     "Labelling",
+    "Measure",
+    "Objects",
     "Pair",
     "PairedDifference",
     "ScoredCase",
     "Worst",
     "bootstrap_interval",
+    "case_dice",
     "case_rows",
     "check_grids",
+    "class_iou",
+    "count_case",
+    "estimate",
     "evaluate_cases",
     "evaluate_pairs",
     "evaluation_folder",
     "find_labelling",
     "find_pairs",
+    "holm",
+    "miou",
+    "object_f1",
+    "paired",
     "paired_difference",
     "print_evaluation",
     "print_whole",
     "read_cases",
+    "recall_of_sizes",
     "score_case",
     "scored_labels",
+    "size_bounds",
     "summarise",
     "write_evaluation",
 ]

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from delineate.data import Source, statistics, write_split_lists
+from delineate.data import Source, shares, write_split_lists
 from delineate.training.arms import Arm, few_labels_grid, folder_names
 from delineate.training.datamodule import DataModule
 from delineate.training.ranks import is_first
@@ -121,11 +121,9 @@ def run_options(source: Source, settings: Settings, **options: Any) -> dict[str,
 
 def class_shares(source: Source) -> tuple[dict[str, float], list[str]]:
     """Percent of the labelled training pixels by class, and a note where not every mask was read for it."""
-    found = statistics(source, "train", limit=SHARES_FROM)
-    notes = []
-    if found.images < found.images_in_split:
-        notes.append(f"class shares from {found.images} of {found.images_in_split} training images")
-    return {c.name: round(c.share, 4) for c in found.classes}, notes
+    (found, masks), images = shares(source, "train", limit=SHARES_FROM), len(source.items("train"))
+    notes = [] if masks == images else [f"class shares from {masks} of {images} training images"]
+    return {name: round(share, 4) for name, share in found.items()}, notes
 
 
 def plan(arms: list[Arm], seeds: int) -> dict[str, tuple[Arm, int]]:

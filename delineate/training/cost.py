@@ -1,4 +1,4 @@
-"""What a step costs: time, and memory allocated beyond what was held before."""
+"""What a step costs, time and memory allocated beyond what was held before; and how large its gradient is."""
 
 import os
 import statistics
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from delineate.losses import Loss
@@ -112,3 +112,23 @@ class StepCost(Callback):
             "peak_memory_mib": None if self.peak_bytes is None else round(self.peak_bytes / MIB, 1),
             "memory_kind": f"peak allocated during one training step beyond what was held before it, {self.kind}",
         }
+
+
+class GradientNorm(Callback):
+    """The scale of a loss as the optimizer meets it: the L2 norm of the gradient of all weights in the first steps."""
+
+    STEPS = 10
+
+    def __init__(self) -> None:
+        self.norms: list[Tensor] = []
+
+    def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer) -> None:
+        if trainer.global_step < self.STEPS:
+            gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+            self.norms.append(nn.utils.get_total_norm(gradients).detach().float())
+
+    @property
+    def median(self) -> float | None:
+        """Over the first steps; None where there were none, or one is not finite."""
+        norms = torch.stack(self.norms) if self.norms else torch.full((1,), torch.nan)
+        return float(f"{norms.median():.6g}") if norms.isfinite().all() else None

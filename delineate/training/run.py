@@ -1,6 +1,7 @@
 """One training run: a folder with everything that is needed to judge, repeat and continue it."""
 
 import hashlib
+import json
 import logging
 import math
 import signal
@@ -20,7 +21,8 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from delineate.data import Prepare, Source
 from delineate.losses import Loss, parse
 from delineate.semi import parse_method
-from delineate.training.cost import StepCost, loss_ms
+from delineate.training.cases import write_cases
+from delineate.training.cost import GradientNorm, StepCost, loss_ms
 from delineate.training.datamodule import DataModule
 from delineate.training.kept import KeptWatch
 from delineate.training.models import build_model
@@ -83,7 +85,7 @@ def train_run(
     module = build_module(source, settings, loss, seed)
     start = fingerprint(module.model)
     watch = Watch(show if is_first() else None)
-    trainer = _trainer(folder, data, [watch, watch.cost, KeptWatch(), *_checkpoints(folder, module)])
+    trainer = _trainer(folder, data, [watch, watch.cost, watch.norm, KeptWatch(), *_checkpoints(folder, module)])
     result = {"loss": loss_text, "seed": seed, "dims": source.dims, "initial_weights": start}
     result |= {"semi": settings.semi, "labeled": settings.labeled} | (context or {})
     try:
@@ -98,6 +100,7 @@ def train_run(
             trainer.validate(module, datamodule=data, verbose=False)
     if not is_first():
         return result
+    write_cases(module, data, folder / "cases.json")
     logits, target = save_predictions(module, data, samples, folder / "samples")
     result |= {"status": "finished", "error": None, "networks": networks_result(module.scores, module.best)}
     result |= {"val": val_result(module.scores[STUDENT], source, len(data.eval_set))}
@@ -139,7 +142,7 @@ class Watch(Callback):
     """Steps between checks of the loss on a GPU, where looking waits for the device."""
 
     def __init__(self, show: str | None):
-        self.show, self.cost = show, StepCost()
+        self.show, self.cost, self.norm = show, StepCost(), GradientNorm()
         self.batches = hashlib.sha256()
         self.seen = self.steps = 0
         self.seconds = 0.0
@@ -238,11 +241,15 @@ def _fit(trainer: Trainer, module: SegmentationModule, data: DataModule, folder:
 
 
 def _finish(folder: Path, result: dict[str, Any], watch: Watch, **cost: Any) -> dict[str, Any]:
+    """Write `metrics.json`. What is known of the first epoch alone is kept where the run was continued after it."""
     cost = watch.cost.to_dict() | {"train_seconds": round(watch.seconds, 1), "steps": watch.steps} | cost
     if not is_first():
         return result
-    result |= {"cost": cost, "batches": f"sha256:{watch.batches.hexdigest()[:16]}" if watch.seen else None}
-    write_json(folder / "metrics.json", result)
+    path = folder / "metrics.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    batches = f"sha256:{watch.batches.hexdigest()[:16]}" if watch.seen else before.get("batches")
+    result |= {"cost": cost, "batches": batches, "gradient_norm": watch.norm.median or before.get("gradient_norm")}
+    write_json(path, result)
     return result
 
 

@@ -1,0 +1,44 @@
+"""The counts of every val case under the final weights, which comparisons of losses are tested on."""
+
+from pathlib import Path
+
+import torch
+
+from delineate.evaluation import CaseCounts, count_case, scored_labels
+from delineate.training.datamodule import DataModule
+from delineate.training.module import SegmentationModule
+from delineate.training.results import write_json
+
+
+def count_cases(module: SegmentationModule, data: DataModule) -> list[CaseCounts]:
+    """Predict the val images one by one and count, on the grid that `val` scores are taken on."""
+    source = data.source
+    scored = scored_labels(source.classes, background=source.layout == "nnunet")
+    spacing = data.settings.spacing or (1.0,) * source.dims
+    module.eval()
+    found = []
+    for batch in data.samples([item.id for item in data.eval_set.items]):
+        inside = (0, *(slice(side) for side in batch["size"][0]))
+        with torch.no_grad():
+            labels = module.logits(batch["image"].to(module.device)).argmax(1)[inside].cpu().numpy()
+        found.append(
+            count_case(
+                batch["id"][0],
+                labels,
+                batch["mask"][inside].numpy(),
+                source.classes,
+                ignore_index=source.pad_label,
+                spacing=spacing,
+                scored=scored,
+            )
+        )
+    return found
+
+
+def write_cases(module: SegmentationModule, data: DataModule, path: Path) -> None:
+    """Write what `count_cases` finds as JSON: names of the classes, the scored ones, and the counts of each case."""
+    source = data.source
+    scored = scored_labels(source.classes, background=source.layout == "nnunet")
+    cases = [case.to_dict() for case in count_cases(module, data)]
+    names = list(source.classes)
+    write_json(path, {"classes": names, "scored": [names[label] for label in scored], "cases": cases})
