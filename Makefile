@@ -31,9 +31,10 @@ bench: $(READY)         ## times and memory beside other libraries, into benchma
 	$(BIN)/python benchmarks/boundary.py
 	$(BIN)/python benchmarks/instance.py
 
-docs: $(READY)          ## the pictures and pages of the losses, from the code and its docstrings
+docs: $(READY)          ## the pictures and pages made from the code, then the site, into site/
 	$(BIN)/python docs/gradients.py
 	$(BIN)/python docs/build.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo site

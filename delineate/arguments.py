@@ -4,7 +4,7 @@ import json
 import re
 from itertools import takewhile
 
-SEVERAL = ("--losses", "--crop", "--classes", "--spacing", "--scale")
+SEVERAL = ("--losses", "--crop", "--classes", "--spacing", "--scale", "--lr_sweep")
 """Options that are followed by several words."""
 SEVERAL_ARMS = ("--losses", "--semi", "--labeled")
 """Options that are followed by several texts, of compare."""
@@ -49,9 +49,9 @@ def name_truth(arguments: list[str]) -> list[str]:
 def _value(word: str) -> int | float | str:
     """A number where the word is one.
 
-    >>> _value("64"), _value("1.5"), _value("CE")
-    (64, 1.5, 'CE')
+    >>> _value("64"), _value("1.5"), _value("1e-3"), _value("CE")
+    (64, 1.5, 0.001, 'CE')
     """
     if word.isdigit():
         return int(word)
-    return float(word) if re.fullmatch(r"\d*\.\d+", word) else word
+    return float(word) if re.fullmatch(r"\d*\.\d+|\d+(\.\d*)?e-?\d+", word) else word

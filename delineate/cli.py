@@ -5,16 +5,19 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, auto_cli
 from rich.console import Console
 
-from delineate import __version__
+from delineate import __version__, failures
+from delineate.advice import advise, auto_losses
 from delineate.arguments import join_lists, name_truth
-from delineate.data import Source, open_source, statistics
+from delineate.data import DataError, Source, statistics
 from delineate.evaluation import evaluate_pairs, evaluation_folder, print_evaluation, print_whole, write_evaluation
+from delineate.inspection import inspect_data, inspection_folder, print_inspection, write_inspection
 from delineate.metrics import Conventions
 from delineate.report import (
     grid,
@@ -24,30 +27,40 @@ from delineate.report import (
     write_leaderboard_csv,
     write_report,
 )
-from delineate.terminal import few_labels_table, leaderboard_table, print_statistics, progress
+from delineate.terminal import few_labels_table, leaderboard_table, progress
 from delineate.training.arms import arms_of, open_data
-from delineate.training.compare import compare_arms, train_alone
+from delineate.training.compare import Terms, compare_arms, train_alone
 from delineate.training.evaluate import evaluate_run
+from delineate.training.export import export_run
 from delineate.training.predictor import Weights, predict_images, refuse_comparison
 from delineate.training.ranks import is_first
 from delineate.training.run import Interrupted
 from delineate.training.settings import Settings
 
-LOSS, SEMI_LOSS = "Dice + CE", "CE"
+LOSS, SEMI_LOSS, AUTO = "Dice + CE", "CE", "auto"
+AUTO_FROM = 200
+"""Training images that are looked at for losses to advise, at most."""
 DEFAULT_LOSSES = ["CE", "Dice + CE", "Focal", "Dice + TopK(k=0.1)"]
 
 
-def inspect(data: str, split: str = "train") -> None:
-    """Show what a data set holds: class shares, instance sizes, images without each class.
+def inspect(data: str, split: str = "train", limit: int | None = None, out: str | None = None) -> None:
+    """Show what a data set holds, what is wrong with it, and which losses that speaks for.
+
+    Writes inspect.json and report.html. The exit code is 2 where files or labels have errors, once all is written.
 
     Args:
         data: folder of the data set: a PASCAL VOC or Cityscapes tree, images/ masks/ folders, or nnU-Net raw.
-        split: which split to look at.
+        split: which split the figures and the advice are of; problems are looked for in all.
+        limit: look at this many images of each split only, evenly spread.
+        out: folder to write to; a new one under runs/ by default.
     """
-    source = open_source(data)
-    with progress("reading masks") as update:
-        found = statistics(source, split, progress=update)
-    print_statistics(source, found)
+    folder = inspection_folder(data, out)
+    found = inspect_data(data, split, limit)
+    page = write_inspection(folder, found)
+    print_inspection(found)
+    print(f"report: {page}")
+    if found.errors:
+        raise SystemExit(2)
 
 
 def train(
@@ -78,7 +91,12 @@ def compare(
     losses: list[str] | None = None,
     semi: list[str] | None = None,
     labeled: list[str] | None = None,
-    seeds: int = 1,
+    seeds: int = 3,
+    metric: str | None = None,
+    budget: str | None = None,
+    lr_sweep: list[float] | None = None,
+    sweep_epochs: int = 2,
+    parallel: int | None = None,
     out: str | None = None,
     resume: bool = False,
     **settings: Any,
@@ -87,26 +105,48 @@ def compare(
 
     Args:
         data: folder of the data set.
-        losses: expressions, each in quotes, as in --losses "CE" "Dice + CE" "Focal".
+        losses: expressions, each in quotes, as in --losses "CE" "Dice + CE" "Focal"; auto stands for what `inspect`
+            advises.
         semi: methods of few labels, as in --semi supervised fixmatch "dssn(agree_weight=0)"; needs --labeled.
         labeled: parts of train that have labels, as in --labeled 1/16 1/8, or lists.
-        seeds: trainings of each loss, with seeds 0, 1, ...
+        seeds: trainings of each loss, with seeds 0, 1, ...; with one no difference can be told from chance.
+        metric: what decides: "miou" of the split, "dice" or "f1" by case; dice on nnU-Net data, else miou.
+        budget: time for all trainings together, such as 30min or 2h, which then decides --epochs.
+        lr_sweep: peak learning rates to choose from for each loss on a fifth of train, as in --lr_sweep 3e-4 1e-3.
+        sweep_epochs: epochs of each training of that search.
+        parallel: trainings at the same time; one per GPU by default, else 1.
         out: folder of the comparison; a new one under runs/ by default.
         resume: continue the comparison in --out; finished runs are kept, losses and seeds may be added.
         settings: budget and recipe, the same for every loss.
     """
     first: dict[str, Any] = {"semi": semi[0], "labeled": labeled[0]} if semi and labeled else {}
     recipe = Settings(**settings, **first)
-    losses = losses or ([SEMI_LOSS] if semi else DEFAULT_LOSSES)
+    terms = Terms(seeds, metric, tuple(lr_sweep or ()), sweep_epochs, budget, parallel)
+    losses, advice = _losses(data, losses or ([SEMI_LOSS] if semi else DEFAULT_LOSSES), recipe)
     arms = arms_of(data, losses, recipe, semi, labeled)
     folder = _folder("compare", arms[0].source, out, resume)
     for source in dict.fromkeys(arm.source for arm in arms):
         _say_splits(recipe, source)
     options = {"losses": losses} | ({"semi": semi, "labeled": labeled} if semi else {})
     with _resumable("compare", folder):
-        compare_arms(arms, seeds, folder, options, after_run=write_report)
+        compare_arms(arms, terms, folder, options, advice=advice, after_run=write_report)
     write_leaderboard_csv(read_results(folder), folder / "leaderboard.csv")
     _finish(folder)
+
+
+def _losses(data: str, losses: list[str], recipe: Settings) -> tuple[list[str], list[dict[str, Any]]]:
+    """The losses with what the data advise in place of "auto", and that advice."""
+    if AUTO not in losses:
+        return losses, []
+    with progress("reading masks") as update:
+        found = statistics(open_data(data, recipe), "train", limit=AUTO_FROM, progress=update)
+    named, place = [loss for loss in losses if loss != AUTO], losses.index(AUTO)
+    chosen = [loss for loss in auto_losses(found) if loss not in named]
+    advice = [asdict(one) for one in advise(found, data) if one.loss in chosen]
+    print(f"{AUTO}: {', '.join(chosen)}")
+    for one in advice:
+        print(f"  {one['loss']}: {one['figure']}")
+    return [*losses[:place], *chosen, *(loss for loss in losses[place:] if loss != AUTO)], advice
 
 
 def evaluate(
@@ -204,7 +244,29 @@ def predict(
     print(f"written: {count} label maps in {out}")
 
 
-VERBS = {"inspect": inspect, "train": train, "compare": compare, "evaluate": evaluate, "predict": predict}
+def export(run: str, out: str | None = None, checkpoint: str = "last", network: str = "student") -> None:
+    """Write the network of a run as an ONNX file, checked with onnxruntime; its metadata says what its input must be.
+
+    Args:
+        run: folder of a run.
+        out: new file; model.onnx in the run by default.
+        checkpoint: "last", or of few labels "best" on val.
+        network: "student", or "teacher" of few labels.
+    """
+    found = export_run(Path(run), Path(out) if out else None, Weights(checkpoint, network))
+    print(f"image {found.image} -> logits {found.logits}; free sizes by name")
+    print(f"onnxruntime and torch differ by {found.difference:.1e} of the largest logit")
+    print(f"written: {found.path}")
+
+
+VERBS = {
+    "inspect": inspect,
+    "train": train,
+    "compare": compare,
+    "evaluate": evaluate,
+    "predict": predict,
+    "export": export,
+}
 
 
 class _Parser(ArgumentParser):
@@ -235,14 +297,15 @@ def _run_verb(arguments: list[str]) -> None:
             args=name_truth(join_lists(arguments)),
             parser_class=_Parser,
             prog="delineate",
-            description="Segmentation losses on your own data: inspect, train, compare, evaluate, predict.",
+            description="Segmentation losses on your own data: inspect, train, compare, evaluate, predict, export.",
             version=__version__,
             allow_abbrev=False,
         )
-    except (ValueError, OSError) as error:
-        if isinstance(error, BrokenPipeError) or not _is_ours(error):
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        said = failures.in_words(error)
+        if said is None and (isinstance(error, BrokenPipeError | MemoryError) or not _is_ours(error)):
             raise
-        print(f"delineate: error: {_one_line(error)}", file=sys.stderr)
+        print(f"delineate: error: {said or _one_line(error)}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("delineate: stopped.", file=sys.stderr)
@@ -253,7 +316,8 @@ def _is_ours(error: BaseException) -> bool:
     """Whether an error was raised by this package, on purpose, rather than deep inside a library."""
     frames = traceback.extract_tb(error.__traceback__)
     inside = str(Path(__file__).parent)
-    return any(frame.filename.startswith(inside) for frame in frames[-1:]) or "delineate.data" in str(error)
+    raised_here = any(frame.filename.startswith(inside) for frame in frames[-1:])
+    return raised_here or isinstance(error, DataError) or "delineate.data" in str(error)
 
 
 def _one_line(error: BaseException) -> str:
@@ -263,8 +327,8 @@ def _one_line(error: BaseException) -> str:
 
 
 def _say_splits(recipe: Settings, source: Source) -> None:
-    """Of few labels, which images have labels and where that comes from."""
-    if recipe.semi and is_first():
+    """Of few labels, which images have labels and where that comes from; which images were left out."""
+    if (recipe.semi or recipe.bad_images == "skip") and is_first():
         print(*source.notes, sep="\n")
 
 
@@ -292,18 +356,19 @@ def _folder(verb: str, source: Source, out: str | None, resume: bool) -> Path:
 
 @contextmanager
 def _resumable(verb: str, folder: Path) -> Iterator[None]:
-    """On Ctrl-C, say how to go on."""
+    """Say how to go on, on Ctrl-C and after any failure in the middle."""
+    on = f"  delineate {verb} --config {folder}/config.yaml --out {folder} --resume true"
     try:
         yield
     except (Interrupted, KeyboardInterrupt):
         if not (folder / "config.yaml").is_file() or not is_first():
             raise KeyboardInterrupt from None
-        print(
-            f"\nStopped; the last complete epoch is kept. To go on:\n"
-            f"  delineate {verb} --config {folder}/config.yaml --out {folder} --resume true",
-            file=sys.stderr,
-        )
+        print(f"\nStopped; the last complete epoch is kept. To go on:\n{on}", file=sys.stderr)
         raise SystemExit(130) from None
+    except Exception:
+        if (folder / "config.yaml").is_file() and is_first():
+            print(f"\nFailed; the last complete epoch is kept. To go on once this is mended:\n{on}", file=sys.stderr)
+        raise
 
 
 def _finish(folder: Path) -> None:

@@ -10,21 +10,30 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from delineate.data import Source, Statistics
-from delineate.report import Comparison, Grid, leaderboard
+from delineate.report import Comparison, Grid, analyse, leaderboard
+
+SCORES = {"mdice": "Dice", "rare_iou": "rare IoU", "f1": "F1"}
+"""Columns beside the score that decides."""
+LOSS_WIDTH = 16
 
 
 def leaderboard_table(found: Comparison) -> Table:
-    rows = leaderboard(found)
-    names = ["loss", "mIoU", "Dice", "rare IoU", "ms/step", "loss ms", "peak MiB"]
+    """Losses by the score that decides, with its 95 % interval where there is one; names are no markup."""
+    rows, analysis = leaderboard(found), analyse(found)
+    decides = analysis.deciding.title if analysis else "mIoU"
+    scores = {key: title for key, title in SCORES.items() if any(row[key] is not None for row in rows)}
+    names = ["loss", decides, "95 %", *scores.values(), "ms/step", "MiB"]
     names += ["status"] if any(row["status"] != "finished" for row in rows) else []
     table = Table(box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     for name in names:
         table.add_column(name, justify="left" if name in ("loss", "status") else "right", no_wrap=name != "loss")
+    table.columns[0].min_width = LOSS_WIDTH
     for row in rows:
-        scores = [_number(row[key]) for key in ("miou", "mdice", "rare_iou")]
-        costs = [_number(row[key], 1) for key in ("ms_per_step", "loss_ms", "peak_memory_mib")]
-        table.add_row(*[row["loss"], *scores, *costs, row["status"]][: len(names)])
+        ends = analysis and row["score_low"] is not None
+        interval = f"{row['score_low']:.2f}-{row['score_high']:.2f}" if ends else "-"
+        costs = [_number(row["ms_per_step"], 1), _number(row["peak_memory_mib"], 0)]
+        cells = [_number(row["score"]), interval, *(_number(row[key]) for key in scores), *costs, row["status"]]
+        table.add_row(Text(row["loss"]), *cells[: len(names) - 1])
     return table
 
 
@@ -44,29 +53,6 @@ def few_labels_table(few: Grid) -> Table:
             texts.append(f"{_number(miou.mean if miou else None)}{half}{missing}")
         table.add_row(Text(row.name), *texts)
     return table
-
-
-def print_statistics(source: Source, found: Statistics) -> None:
-    sizes = dict.fromkeys("x".join(f"{side:g}" for side in found.image_sizes[key]) for key in ("min", "max"))
-    held = ", ".join(f"{name} {len(items)}" for name, items in source.splits.items())
-    print(f"{source.root}: {source.layout} layout, {source.dims}D, {len(source.classes)} classes; images: {held}")
-    unit = "pixels" if source.dims == 2 else "voxels"
-    apart = "" if source.dims == 2 else f" voxels of {'x'.join(f'{step:g}' for step in found.spacing)} mm (median)"
-    of_sizes, void = f"{found.images} images of {' to '.join(sizes)}{apart}", f"void {found.void_share:.2f} %"
-    print(f"split {found.split}: {of_sizes}; {void} of all {unit}")
-    table = Table(box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("class", "share %", "absent", "instances", "per image", "smallest", "median", "largest"):
-        table.add_column(name, justify="left" if name == "class" else "right", no_wrap=True)
-    for row in found.classes:
-        sizes = [f"{row.instance_sizes[key]:.0f}" for key in ("min", "50%", "max")] if row.instance_sizes else ["-"] * 3
-        counts = [f"{row.share:.2f}", str(row.absent), str(row.instances), f"{row.instances_per_image['50%']:g}"]
-        table.add_row(row.name, *counts, *sizes)
-    Console().print(table)
-    print(f"commonest to rarest class: {found.imbalance:.0f} : 1")
-    print("absent: images without the class")
-    print(f"instances: {found.connectivity}-connected components; per image: their median number; sizes in {unit}")
-    for note in source.notes:
-        print(f"note: {note}")
 
 
 def _number(value: float | None, digits: int = 3) -> str:

@@ -1,7 +1,7 @@
-"""Writes docs/losses.md and a page for each family of losses from their docstrings: `python docs/build.py [FOLDER]`.
+"""Writes docs/losses.md, a page for each family of losses and docs/advice.md: `python docs/build.py [FOLDER]`.
 
-A loss is a public class whose name ends in `Loss`; its family is the module that defines it. A new loss, or a new
-family, therefore needs no change here.
+The pages of losses are their docstrings, that of advice is its table of rules. A loss is a public class whose name ends
+in `Loss`; its family is the module that defines it. A new loss, or a new family, therefore needs no change here.
 """
 
 import importlib
@@ -11,6 +11,7 @@ import re
 import sys
 from pathlib import Path
 
+import delineate.advice as advice
 import delineate.losses as public
 from delineate.losses import counts, loss, voxel
 
@@ -40,6 +41,12 @@ EXAMPLE = (
     "sum of its absolute values among the objects, each with the voxels up to three away from it. Another example "
     "would give other shares."
 )
+
+ASK = """```
+delineate inspect DATA                  # the figures of the data, and the advice
+delineate compare DATA --losses auto    # trains the baseline and the strongest of the others
+```"""
+"""How to get advice, on its page."""
 
 
 def families() -> dict[str, list[type]]:
@@ -221,11 +228,41 @@ def table_page(gradients: dict[str, dict]) -> str:
     return linked("\n\n".join(text), "") + "\n"
 
 
+def rule_row(rule: advice.Rule) -> str:
+    measure = one_line(rule.measure.__doc__ or "").removesuffix(".")
+    measure = measure[0].lower() + measure[1:]
+    texts = (f"[{rule.name}](#{rule.name.replace(' ', '-')})", measure, f"{rule.side} {rule.threshold}")
+    return "| " + " | ".join(map(cell, (*texts, shown_loss(rule), rule.evidence))) + " |"
+
+
+def shown_loss(rule: advice.Rule) -> str:
+    return f"`{rule.loss}`" if isinstance(rule.loss, str) else one_line(rule.loss.__doc__ or "").removesuffix(".")
+
+
+def rule_section(rule: advice.Rule) -> str:
+    source = re.sub(r"docs/([\w/]+\.md)", r"[\1](\1)", rule.source)
+    fields = {"Try": shown_loss(rule), "Why": rule.why, "When it fails": rule.fails, "Source": source}
+    fields["Threshold"] = f"{rule.side} {rule.threshold}, by {rule.basis}"
+    return f"### {rule.name}\n\n" + "\n\n".join(f"**{name}:** {text}" for name, text in fields.items())
+
+
+def advice_page() -> str:
+    """The table of rules, what each says, and what none can know."""
+    table = ["| rule | number | fires | loss | evidence |", "|---|---|---|---|---|", *map(rule_row, advice.RULES)]
+    weights = ", ".join(f"{name} {weight}" for name, weight in advice.EVIDENCE.items())
+    text = ["# Which loss for my data?", "Generated from `delineate/advice` by `make docs`.", ASK]
+    text += [blocks(advice.__doc__ or ""), f"Evidence weighs: {weights}.", "## The rules"]
+    text += ["\n".join(table), "## What each rule says"]
+    text += [rule_section(rule) for rule in advice.RULES]
+    text += ["## What the advice cannot know", "\n".join(f"- {unknown}" for unknown in advice.UNKNOWN)]
+    return linked("\n\n".join(text), "") + "\n"
+
+
 def pages() -> dict[str, str]:
     """The text of each page by its path."""
     gradients = json.loads((DOCS / "gradients.json").read_text())
     by_family = {f"losses/{family}.md": family_page(family, gradients) for family in families()}
-    return {"losses.md": table_page(gradients), **by_family}
+    return {"advice.md": advice_page(), "losses.md": table_page(gradients), **by_family}
 
 
 def main(folder: Path = DOCS) -> None:

@@ -43,6 +43,8 @@ CASES = {
     "unknown model": (["train", "{data}/streets", "--model", "Foo", "--batch_size", "2"], "small-unet"),
     "not a run": (["evaluate", "{data}/streets"], "config.yaml"),
     "unknown split": (["inspect", "{data}/streets", "--split", "holdout"], "holdout"),
+    "a sample of nothing": (["inspect", "{data}/streets", "--limit", "0"], "--limit"),
+    "a folder with results": (["inspect", "{data}/streets", "--out", "{data}/streets"], "--out"),
     "resume of nothing": (["train", "{data}/streets", "--resume", "true"], "--out"),
 }
 
@@ -81,17 +83,21 @@ def test_a_bad_mask_is_named_before_anything_is_written(split, tmp_path, monkeyp
         assert [path.name for path in tmp_path.iterdir()] == ["streets"]
 
 
-def test_inspect_shows_2d_and_3d(data, capsys):
+def test_inspect_shows_2d_and_3d(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     main(["inspect", str(data / "streets")])
     main(["inspect", str(data / "lesions")])
     shown, beside = capsys.readouterr()
     assert beside == ""
     for word in ("bicyclist", "absent", "void", "lesion", "voxels", "26-connected", "images of 64x64; "):
         assert word in shown
+    assert shown.endswith("\nreport: runs/inspect-lesions-1/report.html\n")
+    assert max(map(len, shown.splitlines()[:20])) <= 100
 
 
 @pytest.mark.parametrize("verb", ["--help", "inspect"])
-def test_a_closed_pipe_ends_quietly(verb, data, monkeypatch, capsys):
+def test_a_closed_pipe_ends_quietly(verb, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     read, write = os.pipe()
     os.close(read)
     with open(write, "w") as closed:

@@ -16,8 +16,9 @@ LAYERS = [
     {"target"},
     {"losses", "metrics", "data"},
     {"semi", "advice", "evaluation"},
-    {"training", "report"},
-    {"arguments", "terminal"},
+    {"training", "report", "nnunet"},
+    {"arguments", "failures", "terminal"},
+    {"inspection"},
     {"cli", "__main__"},
 ]
 """Imports go down only; parts of one layer do not import each other."""

@@ -17,9 +17,10 @@ from delineate.data.geometry import Prepare
 from delineate.data.item import DataError, Item
 from delineate.data.labelled import few_labels, write_split_lists
 from delineate.data.nnunet import is_nnunet, list_volumes, open_nnunet
+from delineate.data.problems import Problem, find_problems, without_errors
 from delineate.data.source import Source
 from delineate.data.splits import NOT_GIVEN, make_split, overlap_notes, read_split_list
-from delineate.data.statistics import ClassStatistics, Statistics, statistics
+from delineate.data.statistics import ClassStatistics, Statistics, sample, shares, statistics
 from delineate.data.transforms import default_crop, denormalise, eval_transform, train_transform
 from delineate.data.voc import is_voc, open_voc
 
@@ -28,6 +29,7 @@ __all__ = [
     "DataError",
     "Item",
     "Prepare",
+    "Problem",
     "SegmentationDataset",
     "Source",
     "Statistics",
@@ -36,13 +38,17 @@ __all__ = [
     "denormalise",
     "eval_transform",
     "few_labels",
+    "find_problems",
     "list_images",
     "list_volumes",
     "make_split",
     "open_source",
     "read_split_list",
+    "sample",
+    "shares",
     "statistics",
     "train_transform",
+    "without_errors",
     "write_split_lists",
 ]
 

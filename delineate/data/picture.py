@@ -79,15 +79,25 @@ def read_labels(path: Path) -> np.ndarray:
     return labels.astype(np.uint8) if labels.dtype == bool else labels
 
 
-def _values(path: Path) -> np.ndarray:
-    labels = read_labels(path)
+def _values(path: Path) -> np.ndarray | DataError:
+    try:
+        labels = read_labels(path)
+    except DataError as error:
+        return error
     return np.flatnonzero(np.bincount(labels.ravel())) if labels.dtype == np.uint8 else np.unique(labels)
 
 
 def label_values(paths: Iterable[Path]) -> list[int]:
-    """Every value that occurs in any of the masks, ascending. Decoding runs in four threads."""
+    """Every value that occurs in any of the masks, ascending. Decoding runs in four threads.
+
+    Masks that cannot be read are passed over, as whoever reads them names them; where none can, DataError is raised.
+    """
     with ThreadPoolExecutor(4) as pool:
-        found: set[int] = set().union(*(values.tolist() for values in pool.map(_values, paths)))
+        read = list(pool.map(_values, paths))
+    errors = [values for values in read if isinstance(values, DataError)]
+    if errors and len(errors) == len(read):
+        raise errors[0]
+    found: set[int] = set().union(*(values.tolist() for values in read if not isinstance(values, DataError)))
     if found and min(found) < 0:
         raise DataError(f"mask values: expected 0 or more; got {min(found)}. Number the classes from 0.")
     return sorted(found)
@@ -107,8 +117,14 @@ def voc_palette(classes: int) -> np.ndarray:
 
 
 def read_palette(path: Path, classes: int) -> np.ndarray | None:
-    """The first colours of a palette picture, uint8 (classes, 3); None without a palette or where two look alike."""
-    stored = _load(path).getpalette()
+    """The first colours of a palette picture, uint8 (classes, 3).
+
+    None without a palette, where two look alike, and for a picture that cannot be read.
+    """
+    try:
+        stored = _load(path).getpalette()
+    except DataError:
+        return None
     if stored is None or len(stored) < 3 * classes:
         return None
     colours = np.array(stored[: 3 * classes], dtype=np.uint8).reshape(classes, 3)

@@ -12,9 +12,11 @@ from delineate.evaluation.evaluate import Evaluation, evaluate_cases, evaluate_p
 from delineate.evaluation.files import evaluation_folder, write_evaluation
 from delineate.evaluation.labelling import Labelling, find_labelling, scored_labels
 from delineate.evaluation.measures import (
+    METRICS,
     Measure,
     case_dice,
     class_iou,
+    measure_of,
     miou,
     object_f1,
     recall_of_sizes,
@@ -27,6 +29,7 @@ from delineate.evaluation.summary import summarise
 from delineate.evaluation.table import print_evaluation, print_whole
 
 __all__ = [
+    "METRICS",
     "Case",
     "CaseCounts",
     "Difference",
@@ -51,6 +54,7 @@ __all__ = [
     "find_labelling",
     "find_pairs",
     "holm",
+    "measure_of",
     "miou",
     "object_f1",
     "paired",

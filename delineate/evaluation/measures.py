@@ -7,6 +7,8 @@ import numpy as np
 
 from delineate.evaluation.counts import CaseCounts
 
+METRICS = ("miou", "dice", "f1")
+"""What a comparison may be decided by: pooled mIoU, mean Dice by case, mean F1 by case of finding components."""
 BINS = 4
 """Size classes of the true components: the quartiles of all."""
 
@@ -46,6 +48,19 @@ class Measure:
         return np.where(np.isnan(without), score, count * score - (count - 1) * without)
 
 
+def measure_of(metric: str, classes: Sequence[str], scored: Sequence[str], word: str) -> Measure:
+    """The measure that a comparison is decided by.
+
+    Args:
+        metric: one of `METRICS`.
+        scored: names of the classes that Dice and F1 are means over.
+        word: what a component is called, "lesion" or "object".
+    """
+    if metric == "miou":
+        return miou(len(classes))
+    return case_dice([classes.index(name) for name in scored]) if metric == "dice" else object_f1(scored, word)
+
+
 def miou(classes: int) -> Measure:
     """Mean IoU over the classes that occur, of one confusion matrix over all cases."""
     return Measure("miou", "mIoU", _voxels, lambda sums: _nanmean(_iou(sums, classes)))
@@ -76,7 +91,7 @@ def object_f1(names: Sequence[str], word: str) -> Measure:
             return np.full(len(names) + 1, np.nan)
         return np.append([_f1(case, name) for name in names], 1.0)
 
-    return Measure("object_f1", f"{word} F1", terms, lambda sums: _ratio(sums[..., :-1].mean(-1), sums[..., -1]))
+    return Measure("f1", f"{word} F1 by case", terms, lambda sums: _ratio(sums[..., :-1].mean(-1), sums[..., -1]))
 
 
 def recall_of_sizes(name: str, low: float, high: float, word: str) -> Measure:

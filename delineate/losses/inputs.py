@@ -32,9 +32,10 @@ class Inputs:
     def __init__(
         self, name: str, logits: Tensor, target: Tensor | Target, weight: Tensor | None, needs: Sequence[Need]
     ):
+        logits, weight = _plain(logits), None if weight is None else _plain(weight)
         _check_logits(name, logits)
         given = target if isinstance(target, Target) else None
-        target = _check_target(name, logits, target.labels if isinstance(target, Target) else target)
+        target = _check_target(name, logits, _plain(target.labels if isinstance(target, Target) else target))
         _check_weight(name, logits, weight)
         self.name = name
         self.logits = logits.flatten(2)
@@ -153,6 +154,11 @@ class Inputs:
 
 def _shape(tensor: Tensor) -> str:
     return str(tuple(tensor.shape))
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """The same tensor without a subclass of its own, such as MONAI's MetaTensor; its graph is kept."""
+    return tensor if type(tensor) is Tensor or not isinstance(tensor, Tensor) else tensor.as_subclass(Tensor)
 
 
 def _check_logits(name: str, logits: Tensor) -> None:

@@ -1,11 +1,12 @@
-"""Learning curves, the per-class dot plot and mIoU by labelled share, as inline SVG in the font of the page."""
+"""Learning curves and mIoU by labelled share, as inline SVG in the font of the page."""
 
 from __future__ import annotations
 
+import html
 import io
 import re
+import textwrap
 import warnings
-from itertools import pairwise
 from typing import Any
 
 import matplotlib as mpl
@@ -15,11 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .few_labels import Grid, Outcome, Row, arm_series
-from .results import RARE_SHARE, Comparison, Run, Spread
-from .series import INK, MUTED, PAPER, RULE, SHADE, Series, themed
+from .results import Comparison, Run, Spread
+from .series import INK, MUTED, PAPER, RULE, Series, themed
 
-ZERO = 0.005  # an IoU below this reads 0.00 in the tables
-SLOT = 12  # points of height for one loss in one class row
+WIDE = 370  # points of a figure that fills a telephone and half a page
 DODGE = 10  # points between the methods at one labelled share
 AXIS, TICK = 385, 68  # points along the axis of labelled shares, and what the label of a share needs
 BLOCKS = 160  # a longer training curve is averaged in this many blocks
@@ -45,7 +45,12 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _svg(figure: Figure, name: str, label: str) -> str:
-    """The figure as an SVG element, the same bytes for the same data; `name` keeps its ids apart from the others'."""
+    """The figure as an SVG element, the same bytes for the same data.
+
+    Args:
+        name: keeps its ids apart from those of other figures.
+        label: what the figure shows, with its main numbers, as plain text.
+    """
     text = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # the browser draws the text, in a font that has the glyph
@@ -53,36 +58,43 @@ def _svg(figure: Figure, name: str, label: str) -> str:
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :].strip()
     svg = re.sub(r"<defs>\s*<style.*?</defs>", "", svg, count=1, flags=re.DOTALL)
-    svg = re.sub(
-        r' width="([\d.]+)pt" height="[\d.]+pt"', rf' role="img" aria-label="{label}" width="\1"', svg, count=1
-    )
+    svg = re.sub(r' width="([\d.]+)pt" height="[\d.]+pt"', r' width="\1"', svg, count=1)
     svg = re.sub(r"font-family: [^;]*; ", "", svg)
-    return themed(re.sub(r'<g id="[^"]*">', "<g>", svg))
+    svg = themed(re.sub(r'<g id="[^"]*">', "<g>", svg))
+    return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1)
+
+
+def wrapped(name: str, width: int = 18, lines: int = 2) -> str:
+    """A name from the user on a few lines of this many characters, for a figure.
+
+    >>> wrapped("2*DiceCE + Blob(Dice)")
+    '2*DiceCE +\\nBlob(Dice)'
+    """
+    return "\n".join(textwrap.wrap(name, width, max_lines=lines, placeholder=" …")) or name
 
 
 def miou_curves(comparison: Comparison) -> str | None:
     """Validation mIoU against epochs: the mean over seeds, with their range as a band."""
-    figure, axes = _figure(600, 290)
-    drawn = False
+    figure, axes = _figure(WIDE, 250)
+    last = []
     for series, loss in zip(arm_series(comparison), comparison.losses, strict=True):
         points: dict[float, list[float]] = {}
         for run in comparison.of(loss):
             for epoch, value in run.val_miou:
                 points.setdefault(epoch, []).append(value)
         if points:
-            drawn = True
-            _curve(axes, series, {epoch: Spread.of(points[epoch]) for epoch in sorted(points)})
+            spreads = {epoch: spread for epoch in sorted(points) if (spread := Spread.of(points[epoch]))}
+            _curve(axes, series, spreads)
+            last.append(f"{loss} {spreads[max(spreads)].mean:.3f} after {max(spreads):g} epochs")
     axes.grid(axis="y", color=RULE, linewidth=0.8)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10, min_n_ticks=1))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
     axes.set_xlabel("epochs trained", color=MUTED)
     axes.set_title("validation mIoU", loc="left", color=INK, fontsize=12)
-    return _svg(figure, "miou", "validation mIoU by epoch") if drawn else None
+    return _svg(figure, "miou", f"validation mIoU by epoch: {'; '.join(last)}") if last else None
 
 
-def _curve(axes: Axes, series: Series, spreads: dict[float, Spread | None]) -> None:
-    mean, low, high = zip(
-        *((spread.mean, spread.low, spread.high) for spread in spreads.values() if spread), strict=True
-    )
+def _curve(axes: Axes, series: Series, spreads: dict[float, Spread]) -> None:
+    mean, low, high = zip(*((spread.mean, spread.low, spread.high) for spread in spreads.values()), strict=True)
     axes.fill_between(list(spreads), low, high, color=series.color, alpha=0.14, linewidth=0)
     style = {"marker": series.marker, "markersize": 6.5 * series.size, "markeredgecolor": PAPER, "markeredgewidth": 0.8}
     axes.plot(list(spreads), mean, color=series.color, linewidth=2, clip_on=False, **style)
@@ -94,11 +106,11 @@ def loss_curves(comparison: Comparison) -> list[tuple[int, str]]:
     for index, (series, loss) in enumerate(zip(arm_series(comparison), comparison.losses, strict=True)):
         runs = [run for run in comparison.of(loss) if run.train_loss]
         if runs:
-            panels.append((index, _loss_panel(series, runs, f"loss{index}")))
+            panels.append((index, _loss_panel(series, runs, f"loss{index}", loss)))
     return panels
 
 
-def _loss_panel(series: Series, runs: list[Run], name: str) -> str:
+def _loss_panel(series: Series, runs: list[Run], name: str, loss: str) -> str:
     figure, axes = _figure(250, 150)
     for run in runs:
         points = np.array(run.train_loss)
@@ -111,68 +123,8 @@ def _loss_panel(series: Series, runs: list[Run], name: str) -> str:
     axes.yaxis.set_major_locator(MaxNLocator(nbins=3))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=1))
     axes.set_xlabel("step", color=MUTED)
-    return _svg(figure, name, "training loss by step")
-
-
-def class_dots(comparison: Comparison) -> str | None:
-    """IoU of every class and loss as dots on a common scale, the classes by training share, the rare ones shaded."""
-    losses = comparison.scored()
-    if not losses:
-        return None
-    row = max(32, SLOT * len(losses) + 12)
-    series = dict(zip(comparison.losses, arm_series(comparison), strict=True))
-    classes = comparison.data.by_share
-    figure, axes = _figure(520, row * len(classes) + 30)
-    axes.set_xlim(0, 1)
-    axes.set_ylim(len(classes) * row, 0)
-    for position, name in enumerate(classes):
-        middle = (position + 0.5) * row
-        for slot, loss in enumerate(losses):
-            height = middle + (slot - (len(losses) - 1) / 2) * SLOT
-            _dot(axes, series[loss], height, comparison.class_spread(loss, "iou", name))
-    _class_labels(axes, comparison, row)
-    axes.xaxis.tick_top()
-    axes.spines["bottom"].set_visible(False)
-    axes.grid(axis="x", color=RULE, linewidth=0.8)
-    return _svg(figure, "classes", "IoU by class and loss")
-
-
-def _dot(axes: Axes, series: Series, height: float, spread: Spread | None) -> None:
-    """A dot on its stem; a zero is a hollow dot with its number, an absent class a word."""
-    if spread is None:
-        axes.text(0.012, height, "absent", color=MUTED, fontsize=9.5, va="center", fontstyle="italic")
-        return
-    zero = spread.mean < ZERO
-    axes.plot([0, spread.mean], [height, height], color=series.color, linewidth=1.4, alpha=0.45)
-    if spread.count > 1:
-        axes.plot([spread.low, spread.high], [height, height], color=series.color, linewidth=3.2, alpha=0.55)
-    fill = {"color": series.color, "markerfacecolor": PAPER if zero else series.color}
-    edge = {"markeredgecolor": series.color if zero else PAPER, "markeredgewidth": 1.3 if zero else 0.6}
-    axes.plot(spread.mean, height, series.marker, markersize=6.5 * series.size, clip_on=False, zorder=3, **fill, **edge)
-    if zero:
-        axes.text(0.012, height, f"{spread.mean:.2f}", color=INK, fontsize=9.5, va="center")
-
-
-def _class_labels(axes: Axes, comparison: Comparison, row: float) -> None:
-    """Name and training share at the left of each row, a hairline between rows, a shade under the rare classes."""
-    data = comparison.data
-    middles = [(position + 0.5) * row for position in range(len(data.by_share))]
-    axes.set_yticks(middles, data.by_share, parse_math=False, color=INK)
-    for label in axes.get_yticklabels():
-        label.set_verticalalignment("bottom" if data.train_share else "center")
-    for above, below in pairwise(middles):
-        axes.axhline((above + below) / 2, color=RULE, linewidth=0.8)
-    for name, middle in zip(data.by_share, middles, strict=True):
-        if name in data.train_share:
-            place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "xytext": (-3.5, -1)}
-            share = f"{data.train_share[name]:.2f} %"
-            axes.annotate(share, (0, middle), ha="right", va="top", color=MUTED, fontsize=9.5, **place)
-    if data.rare:
-        axes.axhspan((len(middles) - len(data.rare)) * row, len(middles) * row, color=SHADE, zorder=-1, linewidth=0)
-        note = f"rare: below {RARE_SHARE:g} %"
-        axes.text(
-            0.992, (len(middles) - len(data.rare)) * row + 4, note, color=MUTED, fontsize=9.5, ha="right", va="top"
-        )
+    first, last = (f"{np.mean([run.train_loss[end][1] for run in runs]):.3g}" for end in (0, -1))
+    return _svg(figure, name, f"training loss of {loss} by step, from {first} to {last}")
 
 
 def share_curves(found: Grid) -> str | None:
@@ -196,7 +148,13 @@ def share_curves(found: Grid) -> str | None:
     axes.grid(axis="y", color=RULE, linewidth=0.8)
     axes.set_xlabel("labelled share (images)" + (", evenly spaced" if even else ""), color=MUTED)
     axes.set_title("validation mIoU, last student", loc="left", color=INK, fontsize=12)
-    return _svg(figure, "shares", "validation mIoU of each method by number of labelled images")
+    return _svg(figure, "shares", f"validation mIoU by number of labelled images: {'; '.join(map(_means, rows))}")
+
+
+def _means(row: Row) -> str:
+    """The means of a method, as text."""
+    told = [f"{outcome.miou.mean:.3f} at {share}" for share, outcome in row.outcomes.items() if outcome.miou]
+    return f"{row.name} {', '.join(told)}"
 
 
 def _share_places(images: list[int]) -> tuple[np.ndarray, bool]:

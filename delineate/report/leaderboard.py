@@ -1,4 +1,4 @@
-"""The ranking of the losses, and what may honestly be said about it."""
+"""The ranking of the losses, with their scores and costs."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from .few_labels import few_labels_verdict, grid
-from .results import RARE_SHARE, Comparison, Run, Spread
+from .analysis import analyse
+from .results import Comparison, Run, Spread
 
 COSTS = ("ms_per_step", "loss_ms", "peak_memory_mib")
-LEVEL = 0.0005  # scores closer than this read the same in the table
+BY_CASE = ("dice", "f1")
+"""Measures that are means over cases."""
 
 
 def rare_iou(comparison: Comparison, run: Run) -> float | None:
@@ -20,30 +21,41 @@ def rare_iou(comparison: Comparison, run: Run) -> float | None:
 
 
 def leaderboard(comparison: Comparison) -> list[dict[str, Any]]:
-    """One row per loss, ranked by mIoU (the mean over seeds); losses without a score come last, unranked.
+    """One row per loss, ranked by the score that decides (the mean over seeds); losses without one come last, unranked.
 
-    Keys: rank, loss, miou, miou_low, miou_high, mdice, rare_iou, ms_per_step, loss_ms, peak_memory_mib (means over
+    Keys: rank, loss, score with score_low and score_high (its 95 % interval, where runs hold no cases the range over
+    seeds), miou, dice and f1 by case, mdice, rare_iou, ms_per_step, loss_ms, peak_memory_mib, gradient_norm (means over
     seeds, None where unknown), finished, seeds (runs evaluated, runs planned) and status (text).
     """
     rows = [_row(comparison, loss) for loss in comparison.losses]
-    rows.sort(key=lambda row: (row["miou"] is None, -(row["miou"] or 0.0)))
+    rows.sort(key=lambda row: (row["score"] is None, -(row["score"] or 0.0)))
     for rank, row in enumerate(rows, start=1):
-        row["rank"] = rank if row["miou"] is not None else None
+        row["rank"] = rank if row["score"] is not None else None
     return rows
 
 
 def _row(comparison: Comparison, loss: str) -> dict[str, Any]:
     miou = comparison.spread(loss, lambda run: run.val.miou if run.val else None)
+    score = (miou.mean, miou.low, miou.high) if miou else (None, None, None)
+    found = analyse(comparison)
+    by_case: dict[str, float | None] = dict.fromkeys(BY_CASE)
+    if found and loss in found.scores[found.deciding.key]:
+        decides = found.scores[found.deciding.key][loss]
+        ends = [min(max(end, 0.0), 1.0) for end in decides.interval or ()]  # a score is never outside
+        score = (decides.mean, *(ends or (None, None)))
+    if found:
+        by_case = {key: of[loss].mean if (of := found.scores.get(key, {})) and loss in of else None for key in BY_CASE}
     means = {
         "mdice": comparison.spread(loss, lambda run: run.val.mdice if run.val else None),
         "rare_iou": comparison.spread(loss, lambda run: rare_iou(comparison, run)),
     } | {key: comparison.spread(loss, lambda run, key=key: run.cost[key]) for key in COSTS}
+    means["gradient_norm"] = comparison.spread(loss, lambda run: run.gradient_norm)
     return {
         "rank": None,
         "loss": loss,
+        **dict(zip(("score", "score_low", "score_high"), score, strict=True)),
         "miou": miou.mean if miou else None,
-        "miou_low": miou.low if miou else None,
-        "miou_high": miou.high if miou else None,
+        **by_case,
         **{key: value.mean if value else None for key, value in means.items()},
         "finished": sum(run.val is not None for run in comparison.of(loss)),
         "seeds": len(comparison.seeds),
@@ -71,70 +83,3 @@ def write_leaderboard_csv(comparison: Comparison, path: Path) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     return path
-
-
-def verdict(comparison: Comparison) -> list[str]:
-    """The result in a sentence, then what qualifies it."""
-    if comparison.single:
-        return [_outcome(comparison)]
-    if found := grid(comparison):
-        return few_labels_verdict(found, comparison.data.name) + _gaps(comparison)
-    ranked = [row for row in leaderboard(comparison) if row["rank"]]
-    sentences = [_winner(comparison, ranked)]
-    if len(ranked) > 1:
-        sentences.append(_chance(ranked[0], ranked[1]))
-    rare = max((row for row in ranked if row["rare_iou"] is not None), key=lambda row: row["rare_iou"], default=None)
-    if rare and len(ranked) > 1:
-        count = len(comparison.data.rare)
-        which = f"the {count} classes" if count > 1 else "the class"
-        place = f"On {which} below {RARE_SHARE:g} % of the training {comparison.data.element}s, "
-        sentences.append(place + f"{rare['loss']} has the highest mean IoU, {rare['rare_iou']:.3f}.")
-    return sentences + _gaps(comparison)
-
-
-def _gaps(comparison: Comparison) -> list[str]:
-    """What is missing, a sentence each."""
-    sentences, scored = [], comparison.scored()
-    if unscored := [loss for loss in comparison.losses if scored and loss not in scored]:
-        # names of arms hold commas
-        sentences.append(f"Without a score: {('; ' if comparison.few_labels else ', ').join(unscored)}.")
-    if comparison.status == "interrupted":
-        planned = len(comparison.losses) * len(comparison.seeds)
-        finished = sum(run.status == "finished" for run in comparison.runs)
-        sentences.append(f"The comparison was interrupted: {finished} of {planned} runs finished.")
-    return sentences
-
-
-def _outcome(comparison: Comparison) -> str:
-    run = comparison.runs[0]
-    if run.val is None or run.val.miou is None:
-        return f"This run was not evaluated ({run.status})."
-    return f"{run.title} reaches a validation mIoU of {run.val.miou:.3f} on {comparison.data.name}."
-
-
-def _winner(comparison: Comparison, ranked: list[dict[str, Any]]) -> str:
-    name = comparison.data.name
-    if not ranked:
-        return f"No loss was evaluated on {name}."
-    best = ranked[0]
-    if len(ranked) == 1:
-        return f"Only {best['loss']} was evaluated on {name}: validation mIoU {best['miou']:.3f}."
-    lead = best["miou"] - ranked[1]["miou"]
-    if lead < LEVEL:
-        return (
-            f"{best['loss']} and {ranked[1]['loss']} are level on {name}, at a validation mIoU of {best['miou']:.3f}."
-        )
-    place = f"{lead:.3f} above {ranked[1]['loss']}"
-    return f"{best['loss']} has the highest validation mIoU on {name}: {best['miou']:.3f}, {place}."
-
-
-def _chance(first: dict[str, Any], second: dict[str, Any]) -> str:
-    """Whether the order of the first two could be an accident of the seed."""
-    if min(first["finished"], second["finished"]) < 2:
-        return (
-            "With one seed the order may be chance: differences between seeds are commonly larger than between losses."
-        )
-    ranges = " against ".join(f"{row['miou_low']:.3f} to {row['miou_high']:.3f}" for row in (first, second))
-    if first["miou_low"] <= second["miou_high"]:
-        return f"Over the seeds the two overlap ({ranges}), so their order is not settled."
-    return f"Over the seeds the two do not overlap ({ranges}); {second['finished']} seeds are still few."

@@ -1,9 +1,10 @@
-"""The sample pictures: image, truth, and each loss's prediction with its errors, as data URIs."""
+"""Pictures as data URIs: image, truth, each loss's prediction with its errors, and what each loss asks for."""
 
 from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ SMALL = 160  # and the side below which they are shown enlarged, pixel by pixel
 WRONG = (227, 0, 109)
 VOID = ((142, 146, 152), (188, 191, 196))  # two greys, hatched
 GREYS = 24  # levels of the muted image under the errors
+TINTS = 128  # colours of a picture of a gradient
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,20 @@ class Gallery:
     void: bool
 
 
-def gallery(comparison: Comparison) -> Gallery:
-    """Read the samples; with several seeds a loss shows the first one it has a prediction of."""
+@dataclass(frozen=True)
+class Asked:
+    """Image and truth of a sample, and by place of the loss the picture of what it asks for."""
+
+    image: str
+    truth: str
+    pictures: dict[int, str]
+    small: bool
+
+
+def gallery(comparison: Comparison, names: Sequence[str]) -> Gallery:
+    """Read the samples of these ids; with several seeds a loss shows the first one it has a prediction of."""
     seen: set[int] = set()
-    samples = [_sample(comparison, name, seen) for name in comparison.samples]
+    samples = [_sample(comparison, name, seen) for name in names]
     data = comparison.data
     legend = [(data.classes[i], "#{:02x}{:02x}{:02x}".format(*data.palette[i])) for i in sorted(seen - {-1})]
     return Gallery(samples, legend, -1 in seen)
@@ -76,6 +88,19 @@ def _sample(comparison: Comparison, name: str, seen: set[int]) -> Sample:
             predictions.append(_prediction(index, image, truth, labels, comparison.data))
     shown = _png(_colours(_shrink_labels(truth), comparison.data))
     return Sample(name, _jpeg(_shrink(image)), shown, predictions, small=max(image.size) < SMALL)
+
+
+def asked(comparison: Comparison, name: str) -> Asked:
+    """Read the pictures of the gradients of the losses, all of the sample of this id."""
+    folder, pictures = comparison.folder / "samples", {}
+    image = _open(folder / f"{name}.png").convert("RGB")
+    truth = _labels(folder / f"{name}.truth.png", comparison.data, image.size)
+    for index, loss in enumerate(comparison.losses):
+        paths = [run.folder / "gradient.png" for run in comparison.of(loss)]
+        if path := next((path for path in paths if path.exists()), None):
+            pictures[index] = _uri(_shrink(_open(path).convert("RGB")).quantize(TINTS), "png", optimize=True)
+    shown = _png(_colours(_shrink_labels(truth), comparison.data))
+    return Asked(_jpeg(_shrink(image)), shown, pictures, small=max(image.size) < SMALL)
 
 
 def _prediction_path(run: Run, name: str) -> Path:

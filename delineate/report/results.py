@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from delineate.evaluation import METRICS as DECIDING
+from delineate.evaluation import CaseCounts, scored_labels
+
 from .record import Record, read_text
 
 METRICS = ("iou", "dice", "precision", "recall")
@@ -81,6 +84,17 @@ class Data:
     def element(self) -> str:
         """What the images consist of: voxels of the volumes of nnU-Net, else pixels; in the singular."""
         return "voxel" if self.layout == "nnunet" else "pixel"
+
+    @property
+    def object_word(self) -> str:
+        """What a connected component is called."""
+        return "lesion" if self.layout == "nnunet" else "object"
+
+    @property
+    def scored(self) -> list[str]:
+        """All classes but background, in the order of their labels."""
+        labels = scored_labels(self.classes, background=self.layout == "nnunet")
+        return [self.classes[label] for label in labels]
 
     @property
     def by_share(self) -> list[str]:
@@ -183,6 +197,8 @@ class Run:
     semi: str | None = None  # method of few labels
     labeled: str | None = None  # share of the training images
     networks: dict[str, Network] = field(default_factory=dict)  # student, teacher
+    gradient_norm: float | None = None  # of all weights, median over the first steps
+    cases: list[CaseCounts] | None = field(default=None, repr=False)  # counts of every val case
 
     @property
     def title(self) -> str:
@@ -218,7 +234,24 @@ class Run:
             semi=record.optional("semi", str),
             labeled=record.optional("labeled", str),
             networks=_networks(record),
+            gradient_norm=record.optional("gradient_norm", float),
+            cases=read_cases(folder / "cases.json", classes) if has_val else None,
         )
+
+
+def read_cases(path: Path, classes: list[str]) -> list[CaseCounts] | None:
+    """The counts of every val case of a run; None where it has no such file."""
+    if not path.is_file():
+        return None
+    record = Record.read(path)
+    if record.get("classes", list) != classes:
+        raise ValueError(f"{path}: expected 'classes' to be those of the data, got {record.entries['classes']!r}")
+    try:
+        return [CaseCounts.from_dict(entries) for entries in record.get("cases", list)]
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: expected 'cases' to hold tp, truth, predicted and objects of each, {error}"
+        ) from None
 
 
 def _networks(record: Record) -> dict[str, Network]:
@@ -244,7 +277,7 @@ def read_curves(path: Path) -> Callable[[str, str], list[tuple[float, float]]]:
     return column
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Comparison:
     """The runs of several losses, or of one (`single`: the folder of a run by itself), on the same data.
 
@@ -264,6 +297,12 @@ class Comparison:
     config: str
     env: dict[str, Any]
     few_labels: FewLabels | None = None
+    metric: str = "miou"  # what decides
+    worst: list[str] = field(default_factory=list)  # ids of the worst cases, pictured like the samples
+    advice: list[dict[str, Any]] = field(default_factory=list)  # why these losses, where the data chose them
+    sweep: dict[str, Any] | None = None  # learning rates tried: rates, epochs, images, arms {name: scores, chosen}
+    time_budget: dict[str, Any] | None = None  # asked, epochs, measured
+    gradients: dict[str, Any] | None = None  # id, class, network, shares {loss: {class: share}}
 
     def of(self, loss: str) -> list[Run]:
         """The runs of a loss, by seed."""
@@ -302,6 +341,10 @@ def read_results(folder: Path) -> Comparison:
     data = Data.read(record.section("data"))
     runs = [Run.read(folder, ".", data.classes)] if single else _runs(folder, record, data.classes)
     losses = [runs[0].loss] if single else [str(loss) for loss in record.get("losses", list)]
+    metric = record.optional("metric", str) or "miou"
+    if metric not in DECIDING:
+        raise ValueError(f"{record.path}: expected 'metric' to be one of {', '.join(DECIDING)}, got {metric!r}")
+    gradients = folder / "gradients.json"
     few = None if single or not record.optional("few_labels", dict) else record.section("few_labels")
     return Comparison(
         folder,
@@ -317,6 +360,12 @@ def read_results(folder: Path) -> Comparison:
         config=read_text(folder / "config.yaml"),
         env=Record.read(folder / "env.json").entries,
         few_labels=None if few is None else FewLabels.read(few, losses),
+        metric=metric,
+        worst=[str(name) for name in record.optional("worst", list) or []],
+        advice=record.optional("advice", list) or [],
+        sweep=record.optional("sweep", dict),
+        time_budget=record.optional("time_budget", dict),
+        gradients=Record.read(gradients).entries if gradients.is_file() else None,
     )
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from delineate.data import Source, few_labels, open_source
+from delineate.data import Source, few_labels, find_problems, open_source, without_errors
+from delineate.data.problems import OF_ONE_ITEM
 from delineate.semi import parse_method
 from delineate.training.run import loss_for
 from delineate.training.settings import Settings
@@ -31,9 +32,17 @@ class Arm:
 def open_data(data: str, settings: Settings) -> Source:
     """The data set with the splits that settings name."""
     source = open_source(data, settings.train_list, settings.val_list)
+    source = readable(source) if settings.bad_images == "skip" else source
     if settings.semi is None:
         return source
     return few_labels(source, str(settings.labeled), settings.unlabeled, settings.protocol)
+
+
+def readable(source: Source) -> Source:
+    """The source without the items that cannot be used, each named in its notes; all files are read for it."""
+    bad = [problem for problem in find_problems(source) if problem.kind in OF_ONE_ITEM and problem.severity == "error"]
+    notes = tuple(f"left out of {problem.split}: {problem.sentence}" for problem in bad)
+    return replace(without_errors(source, bad), notes=source.notes + notes) if bad else source
 
 
 def arms_of(

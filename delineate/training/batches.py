@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from delineate.data import Item
+from delineate.data import DataError, Item
 from delineate.data.dataset import Sample
 from delineate.semi.views import VIEWS
 
@@ -33,10 +33,13 @@ class Seeded(Dataset[Sample]):
     """A dataset whose augmentation of an image is drawn from (seed, epoch, place), in whatever process it runs.
 
     Places beyond the last image are further visits of the same images, each drawn anew.
+
+    Args:
+        skip: take the next image that can be read for one that cannot, and say so in the sample's entry `skipped`.
     """
 
-    def __init__(self, dataset: Samples, seed: int):
-        self.dataset, self.seed = dataset, seed
+    def __init__(self, dataset: Samples, seed: int, skip: bool = False):
+        self.dataset, self.seed, self.skip = dataset, seed, skip
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -44,7 +47,20 @@ class Seeded(Dataset[Sample]):
     def __getitem__(self, place: tuple[int, int]) -> Sample:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(hash((self.seed, *place)) % 2**63)
-            return self.dataset[place[1] % len(self.dataset)]
+            return self._readable(place[1])
+
+    def _readable(self, place: int) -> Sample:
+        skipped = []
+        for index in range(place, place + len(self.dataset)):
+            try:
+                sample = self.dataset[index % len(self.dataset)]
+            except DataError as error:
+                if not self.skip:
+                    raise
+                skipped.append(str(error))
+            else:
+                return sample | {"skipped": skipped} if skipped else sample
+        raise DataError(f"{skipped[0]} No image of the split can be read.")
 
 
 class Parts(Dataset[Sample]):
@@ -136,6 +152,8 @@ def collate_parts(samples: Sequence[Sample], together: Collate) -> dict[str, Any
     labelled = [sample for sample in samples if sample["part"] == "labelled"]
     views = [sample for sample in samples if sample["part"] == "unlabelled"]
     batch: dict[str, Any] = together(labelled)
+    if skipped := [message for sample in samples for message in sample.get("skipped", ())]:
+        batch["skipped"] = skipped
     if views:
         stacked: dict[str, Any] = {name: torch.stack([view[name] for view in views]) for name in VIEWS}
         stacked["draw"] = stacked["draw"].tolist()  # stays on the CPU, where channels are drawn

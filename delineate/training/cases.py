@@ -7,7 +7,7 @@ import torch
 from delineate.evaluation import CaseCounts, count_case, scored_labels
 from delineate.training.datamodule import DataModule
 from delineate.training.module import SegmentationModule
-from delineate.training.results import write_json
+from delineate.training.results import CASES, write_json
 
 
 def count_cases(module: SegmentationModule, data: DataModule) -> list[CaseCounts]:
@@ -35,10 +35,10 @@ def count_cases(module: SegmentationModule, data: DataModule) -> list[CaseCounts
     return found
 
 
-def write_cases(module: SegmentationModule, data: DataModule, path: Path) -> None:
-    """Write what `count_cases` finds as JSON: names of the classes, the scored ones, and the counts of each case."""
+def write_cases(module: SegmentationModule, data: DataModule, folder: Path) -> None:
+    """Write what `count_cases` finds into a run: names of the classes, the scored ones, and the counts of each case."""
     source = data.source
     scored = scored_labels(source.classes, background=source.layout == "nnunet")
     cases = [case.to_dict() for case in count_cases(module, data)]
     names = list(source.classes)
-    write_json(path, {"classes": names, "scored": [names[label] for label in scored], "cases": cases})
+    write_json(folder / CASES, {"classes": names, "scored": [names[label] for label in scored], "cases": cases})

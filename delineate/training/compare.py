@@ -1,22 +1,75 @@
 """The same training once for every arm and seed, side by side in one folder."""
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from delineate.data import Source, shares, write_split_lists
+from delineate.evaluation import METRICS, Measure, measure_of, scored_labels
+from delineate.metrics import INSTANCE
 from delineate.training.arms import Arm, few_labels_grid, folder_names
 from delineate.training.datamodule import DataModule
+from delineate.training.pace import epochs_for, seconds_of
 from delineate.training.ranks import is_first
-from delineate.training.results import budget, describe, prepare_run, write_json
+from delineate.training.results import budget, describe, prepare_run, run_options, write_json
+from delineate.training.rows import Row, finished, train_rows, visible_gpus
 from delineate.training.run import build_module, loss_for, train_run
 from delineate.training.samples import choose_samples, write_samples
 from delineate.training.settings import Settings
+from delineate.training.showcase import write_showcase
+from delineate.training.sweep import sweep
 
 SHARES_FROM = 1000
 """Training masks that are read for the class shares, at most."""
+COMPARISON = "compare.json"
+
+
+@dataclass(frozen=True)
+class Terms:
+    """On what terms losses are compared.
+
+    Args:
+        seeds: trainings of each arm, with seeds 0, 1, ...
+        metric: what decides, one of `METRICS`; None: mean Dice by case on nnU-Net data, else mIoU.
+        lr_sweep: peak learning rates to choose from for each arm, on a fifth of train; none: that of the settings.
+        sweep_epochs: of each training of that search.
+        budget: duration that all trainings together should take, which then decides the epochs; None: no limit.
+        parallel: trainings at the same time; None: as many as there are GPUs, else 1.
+    """
+
+    seeds: int = 3
+    metric: str | None = None
+    lr_sweep: tuple[float, ...] = ()
+    sweep_epochs: int = 2
+    budget: str | None = None
+    parallel: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "sweep_epochs", "parallel"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name}: expected a whole number of at least 1; got {value}.")
+        if self.metric not in (None, *METRICS):
+            raise ValueError(f"--metric: expected one of {', '.join(METRICS)}; got {self.metric!r}.")
+        rates = self.lr_sweep
+        if rates and (len(set(rates)) < max(2, len(rates)) or not all(0 < rate < float("inf") for rate in rates)):
+            raise ValueError(f"--lr_sweep: expected two different rates above 0 or more; got {list(rates)}.")
+        if self.budget is not None:
+            seconds_of(self.budget)
+
+    @property
+    def at_once(self) -> int:
+        """Trainings at the same time."""
+        return self.parallel or max(len(visible_gpus()), 1)
+
+    def measure(self, source: Source) -> Measure:
+        """What decides, for a data set."""
+        background = source.layout == "nnunet"
+        scored = [source.classes[label] for label in scored_labels(source.classes, background=background)]
+        metric = self.metric or ("dice" if background else "miou")
+        return measure_of(metric, source.classes, scored, INSTANCE[source.dims])
 
 
 def train_alone(source: Source, loss: str, seed: int, settings: Settings, folder: Path) -> dict[str, Any]:
@@ -27,82 +80,89 @@ def train_alone(source: Source, loss: str, seed: int, settings: Settings, folder
     loss_for(loss, source)
     data = _usable(source, settings, seed, loss)
     settings = data.settings
-    shares, notes = class_shares(source)
-    ids = choose_samples(source, shares)
+    share, notes = class_shares(source)
+    ids = choose_samples(source, share)
     if is_first():
         prepare_run(folder, run_options(source, settings, loss=loss, seed=seed))
         write_samples(data, ids, folder / "samples")
         if settings.semi:
             write_split_lists(source, folder / "splits")
-    context = {"data": describe(source, shares, notes), "budget": budget(data), "samples": ids}
+    context = {"data": describe(source, share, notes), "budget": budget(data), "samples": ids}
     return train_run(source, loss, seed, settings, folder, samples=ids, context=context)
 
 
 def compare_arms(
     arms: list[Arm],
-    seeds: int,
+    terms: Terms,
     folder: Path,
     options: dict[str, Any],
     *,
+    advice: Sequence[dict[str, Any]] = (),
     after_run: Callable[[Path], object] = lambda folder: None,
 ) -> dict[str, Any]:
     """Train and evaluate every arm with every seed from the same start on the same batches.
 
     Args:
         arms: what is compared, each different.
-        seeds: number of seeds, 0 to seeds - 1.
+        terms: seeds, and what else holds for all.
         folder: gets `compare.json`, `config.yaml`, `env.json`, `samples/` and a folder a run. Finished runs in it are
             kept.
         options: the arguments that name the arms, as `config.yaml` holds them.
+        advice: why these losses, where the data chose them.
         after_run: called with the folder whenever a run has ended.
 
     Returns:
         What `compare.json` holds.
 
     Raises:
-        ValueError: for arms that cannot be trained, before anything is written.
+        ValueError: for arms that cannot be trained, before anything is written; and where a process was killed.
         Interrupted: on Ctrl-C, with everything reached on disk.
     """
-    plan(arms, seeds)
+    _check(arms, terms)
     usable = [_usable(arm.source, arm.settings, 0, arm.loss) for arm in arms]
     arms = [replace(arm, settings=data.settings) for arm, data in zip(arms, usable, strict=True)]
-    runs, data = plan(arms, seeds), usable[0]
+    arms, time_budget = _within_budget(arms, terms, folder)
+    data = DataModule(arms[0].source, arms[0].settings, 0)
     source = max((arm.source for arm in arms), key=lambda source: len(source.items("train")))
-    shares, notes = class_shares(source)
-    ids = choose_samples(source, shares)
+    share, notes = class_shares(source)
+    ids, measure = choose_samples(source, share), terms.measure(source)
     found = {
-        "data": describe(source, shares, notes),
-        "runs": list(runs),
+        "data": describe(source, share, notes),
+        "runs": [],
         "losses": [arm.name for arm in arms],
         "few_labels": few_labels_grid(arms),
-        "seeds": list(range(seeds)),
+        "seeds": list(range(terms.seeds)),
+        "metric": measure.key,
         "samples": ids,
-        "budget": budget(data),
+        "worst": [],
+        "budget": budget(data) | {"trainings_at_once": terms.at_once},
+        "time_budget": time_budget,
+        "advice": list(advice),
+        "sweep": None,
         "same_start": None,
         "same_batches": None,
         "status": "interrupted",
     }
-    shared = run_options(source, data.settings) | {"semi": None, "labeled": None} | options | {"seeds": seeds}
-    prepare_run(folder, shared, may_grow=(*options, "seeds"))
+    prepare_run(folder, _options(source, arms[0].settings, terms, options), may_grow=(*options, "seeds"))
     write_samples(data, ids, folder / "samples")
-    write_json(folder / "compare.json", found)
-    results = []
-    for name, (arm, seed) in runs.items():
-        result = finished(folder / name)
-        if result is None:
-            prepare_run(folder / name, run_options(arm.source, arm.settings, loss=arm.loss, seed=seed))
-            if arm.settings.semi:
-                write_split_lists(arm.source, folder / name / "splits")
-            show = f"{arm.name}  seed {seed}  " if seeds > 1 else f"{arm.name}  "
-            context = {"loss": arm.name, "expression": arm.loss}
-            result = train_run(
-                arm.source, arm.loss, seed, arm.settings, folder / name, samples=ids, show=show, context=context
-            )
-            after_run(folder)
-        results.append(result)
+    rows = _rows(arms, terms.seeds, folder, ids)
+    found["runs"] = [str(row.folder.relative_to(folder)) for row in rows]
+    write_json(folder / COMPARISON, found)
+    if terms.lr_sweep:
+        found["sweep"] = sweep(
+            arms, terms.lr_sweep, terms.sweep_epochs, measure, folder / "sweep", terms.at_once, lambda: None
+        )
+        write_json(folder / COMPARISON, found)
+        arms = [_at_rate(arm, found["sweep"]["arms"][arm.name]["chosen"]) for arm in arms]
+        rows = _rows(arms, terms.seeds, folder, ids)
+    results = train_rows(rows, terms.at_once, lambda: after_run(folder))
     found["same_start"], found["same_batches"] = _alike(results, "initial_weights"), _alike(results, "batches")
+    shown = [row for row in rows if row.seed == 0 and finished(row.folder)]
+    if shown and not found["few_labels"]:
+        scored = scored_labels(source.classes, background=source.layout == "nnunet")
+        found["worst"] = write_showcase(shown, scored, folder)
     found["status"] = "finished"
-    write_json(folder / "compare.json", found)
+    write_json(folder / COMPARISON, found)
     after_run(folder)
     return found
 
@@ -114,11 +174,6 @@ def _usable(source: Source, settings: Settings, seed: int, loss: str) -> DataMod
     return data
 
 
-def run_options(source: Source, settings: Settings, **options: Any) -> dict[str, Any]:
-    """The arguments that repeat a run."""
-    return {"data": str(source.root.resolve())} | options | asdict(settings)
-
-
 def class_shares(source: Source) -> tuple[dict[str, float], list[str]]:
     """Percent of the labelled training pixels by class, and a note where not every mask was read for it."""
     (found, masks), images = shares(source, "train", limit=SHARES_FROM), len(source.items("train"))
@@ -126,21 +181,52 @@ def class_shares(source: Source) -> tuple[dict[str, float], list[str]]:
     return {name: round(share, 4) for name, share in found.items()}, notes
 
 
-def plan(arms: list[Arm], seeds: int) -> dict[str, tuple[Arm, int]]:
-    """Folder names of the runs, with the arm and seed of each."""
-    if seeds < 1:
-        raise ValueError(f"--seeds: expected a whole number of at least 1; got {seeds}.")
+def _check(arms: list[Arm], terms: Terms) -> None:
     if any(arm.settings.processes > 1 for arm in arms):
-        raise ValueError("--devices, --nodes: expected 1 with compare, which trains run by run. Use train for several.")
-    names = folder_names(arms)
-    return {f"{name}/seed{seed}": (arm, seed) for name, arm in zip(names, arms, strict=True) for seed in range(seeds)}
+        raise ValueError(
+            "--devices, --nodes: expected 1 with compare, whose trainings run side by side (--parallel). Use train for "
+            "one training on several."
+        )
+    if terms.lr_sweep and arms[0].settings.semi:
+        raise ValueError("--lr_sweep: expected without --semi, whose few labels leave none to hold out. Name --lr.")
+    if terms.budget and arms[0].settings.epochs:
+        raise ValueError("--budget, --epochs: expected one of them, as the budget decides the epochs; got both.")
 
 
-def finished(run: Path) -> dict[str, Any] | None:
-    """The result of a run that is complete."""
-    path = run / "metrics.json"
-    result = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    return result if result and result["status"] == "finished" else None
+def _within_budget(arms: list[Arm], terms: Terms, folder: Path) -> tuple[list[Arm], dict[str, Any] | None]:
+    """The arms with the epochs that the budget allows; a comparison that is continued keeps those it began with."""
+    if terms.budget is None:
+        return arms, None
+    path = folder / COMPARISON
+    before = json.loads(path.read_text(encoding="utf-8"))["time_budget"] if path.is_file() else None
+    if before is None or before["asked"] != terms.budget:
+        seconds, of_sweep = seconds_of(terms.budget), (len(terms.lr_sweep), terms.sweep_epochs)
+        epochs, measured = epochs_for(seconds, arms, terms.seeds, terms.at_once, of_sweep)
+        before = {"asked": terms.budget, "epochs": epochs, "measured": measured}
+    print(f"--budget {terms.budget} allows {before['epochs']} epochs for each of {len(arms)} x {terms.seeds} trainings")
+    return [replace(arm, settings=replace(arm.settings, epochs=before["epochs"])) for arm in arms], before
+
+
+def _options(source: Source, settings: Settings, terms: Terms, options: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that repeat the comparison; the epochs in place of a budget."""
+    of_terms = {"seeds": terms.seeds, "metric": terms.metric, "parallel": terms.parallel}
+    if terms.lr_sweep:
+        of_terms |= {"lr_sweep": list(terms.lr_sweep), "sweep_epochs": terms.sweep_epochs}
+    return run_options(source, settings) | {"semi": None, "labeled": None} | options | of_terms
+
+
+def _rows(arms: list[Arm], seeds: int, folder: Path, samples: list[str]) -> list[Row]:
+    """A training for every arm and seed."""
+    rows = []
+    for name, arm in zip(folder_names(arms), arms, strict=True):
+        for seed in range(seeds):
+            show = f"{arm.name}  seed {seed}  " if seeds > 1 else f"{arm.name}  "
+            rows.append(Row(arm, seed, folder / name / f"seed{seed}", samples, show))
+    return rows
+
+
+def _at_rate(arm: Arm, lr: float) -> Arm:
+    return replace(arm, settings=replace(arm.settings, lr=lr))
 
 
 def _alike(results: list[dict[str, Any]], key: str) -> bool | None:

@@ -4,6 +4,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -125,7 +126,14 @@ class GradientNorm(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer) -> None:
         if trainer.global_step < self.STEPS:
             gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
-            self.norms.append(nn.utils.get_total_norm(gradients).detach().float())
+            self.norms.append(nn.utils.get_total_norm(gradients).detach().float().cpu())
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a run that is continued goes on from."""
+        return {"norms": self.norms}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.norms = list(state_dict["norms"])
 
     @property
     def median(self) -> float | None:

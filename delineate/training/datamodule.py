@@ -58,9 +58,10 @@ class DataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Shuffled batches, the last incomplete one dropped."""
         rank, ranks = self._ranks()
-        parts = {"labelled": Seeded(self.train_set, self.seed)}
+        skip = self.settings.bad_images == "skip"
+        parts = {"labelled": Seeded(self.train_set, self.seed, skip)}
         if self.unlabelled_set is not None:
-            parts["unlabelled"] = Seeded(self.unlabelled_set, self.seed + UNLABELLED_SEED)
+            parts["unlabelled"] = Seeded(self.unlabelled_set, self.seed + UNLABELLED_SEED, skip)
         batches = Batches(
             {part: len(images) for part, images in parts.items()},
             self.batch_size,

@@ -3,14 +3,18 @@
 import importlib
 import inspect
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
-import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
 from delineate.semi.expression import read_call
+
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", ".torch.jit.interface. is deprecated", FutureWarning)  # of timm below 1.0.23
+    import segmentation_models_pytorch as smp
 
 SMALL_UNET = "small-unet"
 OF_RUN = "model."

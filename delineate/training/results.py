@@ -20,8 +20,15 @@ from PIL import Image
 from torch import nn
 
 from delineate.data import Source
+from delineate.evaluation import CaseCounts
 from delineate.metrics import CONVENTIONS, Scores
 from delineate.training.datamodule import DataModule
+from delineate.training.settings import Settings
+
+CASES = "cases.json"
+"""Counts of every val case, in the folder of a run."""
+CHANGE_NOTHING = ("workers", "parallel")
+"""Arguments that may differ when a run is continued."""
 
 
 def val_result(scores: Scores, source: Source, images: int) -> dict[str, Any]:
@@ -53,11 +60,22 @@ def describe(source: Source, train_share: dict[str, float], notes: list[str]) ->
     }
 
 
+def run_options(source: Source, settings: Settings, **options: Any) -> dict[str, Any]:
+    """The arguments that repeat a run."""
+    return {"data": str(source.root.resolve())} | options | asdict(settings)
+
+
+def read_cases(run: Path) -> list[CaseCounts]:
+    """The counts of every val case of a finished run."""
+    content = json.loads((run / CASES).read_text(encoding="utf-8"))
+    return [CaseCounts.from_dict(entries) for entries in content["cases"]]
+
+
 def budget(data: DataModule) -> dict[str, Any]:
     """What every loss of a comparison is given, as the report shows it."""
     settings = data.settings
     model = ", ".join([*([settings.encoder] if settings.encoder else []), f"{settings.weights or 'random'} weights"])
-    found = asdict(settings) | {"model": f"{settings.model} ({model})", "steps": data.steps * settings.epochs}
+    found = asdict(settings) | {"model": f"{settings.model} ({model})", "steps": data.steps * (settings.epochs or 0)}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()}
 
 
@@ -85,13 +103,13 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def check_unchanged(folder: Path, options: dict[str, Any], may_grow: tuple[str, ...]) -> None:
-    """Refuse to continue in a folder that was made with other arguments; `workers` change nothing."""
+    """Refuse to continue in a folder that was made with other arguments, those of `CHANGE_NOTHING` apart."""
     path = folder / "config.yaml"
     if not path.is_file():
         return
     made = yaml.safe_load(path.read_text(encoding="utf-8"))
     for key in [*options, *(key for key in made if key not in options)]:
-        if key not in (*may_grow, "workers") and made.get(key) != options.get(key):
+        if key not in (*may_grow, *CHANGE_NOTHING) and made.get(key) != options.get(key):
             raise ValueError(
                 f"{folder}: was made with {key} = {made.get(key)!r}, and {options.get(key)!r} was asked for now; "
                 "it can only be continued with the arguments it was made with. Choose another --out."

@@ -1,7 +1,6 @@
 """One training run: a folder with everything that is needed to judge, repeat and continue it."""
 
 import hashlib
-import json
 import logging
 import math
 import signal
@@ -10,6 +9,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from delineate.data import Prepare, Source
 from delineate.losses import Loss, parse
 from delineate.semi import parse_method
 from delineate.training.cases import write_cases
+from delineate.training.checkpoints import WholeCheckpoints, check_whole
 from delineate.training.cost import GradientNorm, StepCost, loss_ms
 from delineate.training.datamodule import DataModule
 from delineate.training.kept import KeptWatch
@@ -100,7 +101,7 @@ def train_run(
             trainer.validate(module, datamodule=data, verbose=False)
     if not is_first():
         return result
-    write_cases(module, data, folder / "cases.json")
+    write_cases(module, data, folder)
     logits, target = save_predictions(module, data, samples, folder / "samples")
     result |= {"status": "finished", "error": None, "networks": networks_result(module.scores, module.best)}
     result |= {"val": val_result(module.scores[STUDENT], source, len(data.eval_set))}
@@ -145,14 +146,38 @@ class Watch(Callback):
         self.show, self.cost, self.norm = show, StepCost(), GradientNorm()
         self.batches = hashlib.sha256()
         self.seen = self.steps = 0
+        self.skipped: dict[str, None] = {}
+        """What was said of images that could not be read."""
         self.seconds = 0.0
         self._losses: list[torch.Tensor] = []
         self._start = 0.0
+        self._before: str | None = None
+
+    @property
+    def batches_seen(self) -> str | None:
+        """Fingerprint of the first epoch's batches, also where another process trained it; None where it is unknown."""
+        return f"sha256:{self.batches.hexdigest()[:16]}" if self.seen else self._before
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a run that is continued would not know."""
+        return {
+            "batches": self.batches_seen,
+            "skipped": list(self.skipped),
+            "seconds": self.seconds,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._before, self.seconds = state_dict["batches"], state_dict["seconds"]
+        self.skipped = dict.fromkeys(state_dict["skipped"])
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._start, self._losses = time.monotonic(), []
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch, batch_idx: int) -> None:
+        for message in batch.pop("skipped", ()):
+            if message not in self.skipped and self.show is not None:
+                print(f"{self.show}skipped, another image taken: {message}", flush=True)
+            self.skipped[message] = None
         if trainer.current_epoch == 0:
             self.batches.update("|".join(batch["id"]).encode())
             self.batches.update(batch["image"][:, :, ::16, ::16].cpu().numpy().tobytes())
@@ -216,7 +241,8 @@ def _trainer(folder: Path, data: DataModule, callbacks: list[Callback]) -> Train
             precision=precision,  # pyright: ignore[reportArgumentType]
             logger=[CSVLogger(folder, "logs", attempt), TensorBoardLogger(folder, "logs", attempt)],
             callbacks=callbacks,
-            enable_progress_bar=sys.stderr.isatty(),
+            plugins=[WholeCheckpoints()],
+            enable_progress_bar=sys.stderr.isatty() and parent_process() is None,
             enable_model_summary=False,
             num_sanity_val_steps=0,
             log_every_n_steps=min(5, data.steps),
@@ -226,6 +252,7 @@ def _trainer(folder: Path, data: DataModule, callbacks: list[Callback]) -> Train
 def _fit(trainer: Trainer, module: SegmentationModule, data: DataModule, folder: Path) -> None:
     """Train, from the checkpoint in the folder where there is one. Ctrl-C becomes `Interrupted`."""
     checkpoint = folder / CHECKPOINT
+    check_whole(checkpoint)
     handler = signal.getsignal(signal.SIGINT)
     try:
         with quiet():
@@ -241,15 +268,13 @@ def _fit(trainer: Trainer, module: SegmentationModule, data: DataModule, folder:
 
 
 def _finish(folder: Path, result: dict[str, Any], watch: Watch, **cost: Any) -> dict[str, Any]:
-    """Write `metrics.json`. What is known of the first epoch alone is kept where the run was continued after it."""
+    """Write `metrics.json`."""
     cost = watch.cost.to_dict() | {"train_seconds": round(watch.seconds, 1), "steps": watch.steps} | cost
     if not is_first():
         return result
-    path = folder / "metrics.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    batches = f"sha256:{watch.batches.hexdigest()[:16]}" if watch.seen else before.get("batches")
-    result |= {"cost": cost, "batches": batches, "gradient_norm": watch.norm.median or before.get("gradient_norm")}
-    write_json(path, result)
+    result |= {"cost": cost, "batches": watch.batches_seen, "gradient_norm": watch.norm.median}
+    result |= {"skipped": list(watch.skipped)}
+    write_json(folder / "metrics.json", result)
     return result
 
 

@@ -45,9 +45,9 @@ def write_samples(data: DataModule, ids: list[str], folder: Path) -> None:
     source = data.source
     if source.dims == 3:
         for batch in data.samples(ids):
-            name, labels = batch["id"][0], _trimmed(batch, batch["mask"])
-            Image.fromarray(_grey(_trimmed(batch, batch["image"][:, 0]), labels, source)).save(folder / f"{name}.png")
-            save_labels(_shown(labels, labels, source), source.palette, folder / f"{name}.truth.png")
+            name, labels = batch["id"][0], trimmed(batch, batch["mask"])
+            Image.fromarray(_grey(trimmed(batch, batch["image"][:, 0]), labels, source)).save(folder / f"{name}.png")
+            save_labels(shown_slice(labels, labels, source), source.palette, folder / f"{name}.truth.png")
         return
     for item in source.items("val"):
         if item.id in ids:
@@ -65,8 +65,8 @@ def save_predictions(
     for batch in data.samples(ids):
         with torch.no_grad():
             logits = module.logits(batch["image"].to(module.device))
-        labels, name = _trimmed(batch, logits.argmax(1)), batch["id"][0]
-        shown = labels if data.source.dims == 2 else _shown(labels, _trimmed(batch, batch["mask"]), data.source)
+        labels, name = trimmed(batch, logits.argmax(1)), batch["id"][0]
+        shown = labels if data.source.dims == 2 else shown_slice(labels, trimmed(batch, batch["mask"]), data.source)
         save_labels(shown, data.source.palette, folder / f"{name}.pred.png")
         if data.source.dims == 2:
             seen.append((logits.float(), batch["mask"].to(module.device)))
@@ -89,12 +89,12 @@ def _crops(module: SegmentationModule, data: DataModule) -> tuple[torch.Tensor, 
     return logits.float(), batch["mask"].to(module.device)
 
 
-def _trimmed(batch: Sample, maps: torch.Tensor) -> np.ndarray:
+def trimmed(batch: Sample, maps: torch.Tensor) -> np.ndarray:
     """A map (1, *S) of a batch of one, without its padding."""
     return maps[(0, *(slice(side) for side in batch["size"][0]))].cpu().numpy()
 
 
-def _shown(volume: np.ndarray, labels: np.ndarray, source: Source) -> np.ndarray:
+def shown_slice(volume: np.ndarray, labels: np.ndarray, source: Source) -> np.ndarray:
     """The slice of a volume (*S) in RAS with most foreground in the labels, the middle one without any."""
     foreground = ((labels > 0) & (labels != source.pad_label)).sum(axis=(0, 1))
     place = int(foreground.argmax()) if foreground.any() else labels.shape[2] // 2
@@ -104,5 +104,5 @@ def _shown(volume: np.ndarray, labels: np.ndarray, source: Source) -> np.ndarray
 def _grey(volume: np.ndarray, labels: np.ndarray, source: Source) -> np.ndarray:
     """The slice as RGB uint8, from the 0.5th percentile of the volume to the 99.5th."""
     low, high = np.percentile(volume, (0.5, 99.5))
-    light = (_shown(volume, labels, source) - low) / max(high - low, 1e-6)
+    light = (shown_slice(volume, labels, source) - low) / max(high - low, 1e-6)
     return np.repeat((255 * light.clip(0, 1)).astype(np.uint8)[..., None], 3, axis=2)

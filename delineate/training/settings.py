@@ -11,6 +11,8 @@ SCHEDULES = ("poly", "cosine", "constant")
 OPTIMIZERS = ("adamw", "sgd")
 WINDOWS = ("whole", "sliding")
 PRECISIONS = ("auto", "32-true", "16-mixed", "bf16-mixed")
+BAD_IMAGES = ("refuse", "skip")
+EPOCHS = 20
 PICTURES: dict[str, Any] = {"batch_size": 8, "crops_per_image": 1, "model": "small-unet", "encoder": "resnet18"}
 VOLUMES: dict[str, Any] = {"batch_size": 2, "crops_per_image": 4, "model": "basic-unet"}
 
@@ -25,7 +27,7 @@ class Settings:
         labeled: which part of train has labels: a share such as 1/8, a number of images, or a list.
         unlabeled: list or folder of the unlabelled images; the rest of train by default.
         protocol: of published splits: "classic", "blended", "priority", or "own"; told by the lists by default.
-        epochs: passes over the train split; of few labels over the unlabelled images.
+        epochs: passes over the train split, 20 by default; of few labels over the unlabelled images.
         batch_size: images per step, over all devices; 8 pictures or 2 volumes by default. Of few labels as many
             labelled and as many unlabelled ones.
         crop: size of the random training crops. Height and width, multiples of 32 that fit the images by default; of
@@ -55,13 +57,15 @@ class Settings:
         workers: processes that read images; 0 reads in the main process.
         train_list: file with "image mask" lines that replaces the train split.
         val_list: file with "image mask" lines that replaces the val split.
+        bad_images: "refuse" stops at an image or a mask that cannot be used; "skip" reads all before the first step,
+            leaves the bad ones out, takes another where one of train turns bad later, and names each.
     """
 
     semi: str | None = None
     labeled: str | None = None
     unlabeled: str | None = None
     protocol: str | None = None
-    epochs: int = 20
+    epochs: int | None = None
     batch_size: int | None = None
     crop: tuple[int, ...] | None = None
     crops_per_image: int | None = None
@@ -86,10 +90,12 @@ class Settings:
     workers: int = 1
     train_list: str | None = None
     val_list: str | None = None
+    bad_images: str = "refuse"
 
     def __post_init__(self) -> None:
         _check_numbers(self)
         choices = {"schedule": SCHEDULES, "precision": PRECISIONS, "optimizer": OPTIMIZERS, "window": WINDOWS}
+        choices |= {"bad_images": BAD_IMAGES}
         for name, allowed in choices.items():
             if getattr(self, name) not in (*allowed, *([None] if name == "window" else [])):
                 raise ValueError(f"--{name}: expected one of {', '.join(allowed)}; got {getattr(self, name)!r}.")
@@ -142,7 +148,7 @@ def complete(settings: Settings, source: Source) -> Settings:
     else:
         spacing, crop = default_grid(source, settings.spacing)
         found = VOLUMES | {"spacing": spacing, "crop": crop}
-    return replace(settings, **(found | given))
+    return replace(settings, **({"epochs": EPOCHS} | found | given))
 
 
 def _check_numbers(settings: Settings) -> None:

@@ -234,7 +234,7 @@ def test_smp_lovasz_from_logits(case):
 
 
 def test_smp_lovasz_value():
-    """smp, toolbelt Lovasz and the survey's trainer feed logits to Lovasz-Softmax: the value is of no probability."""
+    """toolbelt Lovasz and the survey's trainer feed logits to Lovasz-Softmax: the value is of no probability."""
     logits, target = batch(samples=2)
     p = logits.softmax(1)
     by_class = [[lovasz((p[n, c] - (y == c).double()).abs(), y == c) for c in range(3)] for n, y in enumerate(target)]

@@ -31,6 +31,7 @@ PALETTE = [
     [9, 9, 9],
 ]
 BUDGET = {"epochs": 4, "batch_size": 8, "crop": [160, 224], "model": "Unet(resnet18)", "lr": 0.001, "schedule": "poly"}
+CASES = 12
 ENV = {"delineate": "0.1.0", "python": "3.11.2", "torch": "2.9.0", "lightning": "2.6.4", "platform": "Linux"}
 ENV |= {"cpu": "a CPU", "gpu": None, "threads": 2, "date": "2026-01-02T03:04:05"}
 CONVENTIONS = ["one confusion matrix over the split", "a class absent from truth and prediction is left out (null)"]
@@ -42,7 +43,7 @@ def data_section(classes: dict[str, float] = CLASSES) -> dict[str, Any]:
         "root": "/data/camvid <small> & co",
         "layout": "voc",
         "train_images": 367,
-        "val_images": 101,
+        "val_images": CASES,
         "split": "val",
         "classes": list(classes),
         "palette": PALETTE[: len(classes)],
@@ -52,24 +53,50 @@ def data_section(classes: dict[str, float] = CLASSES) -> dict[str, Any]:
     }
 
 
-def scores(classes: dict[str, float], level: float, rng: np.random.Generator) -> dict[str, Any]:
-    """The `val` object: IoU falls with rarity; the rarest but one is missed, the last absent."""
-    iou: dict[str, float | None] = {}
-    for name, share in classes.items():
-        iou[name] = round(float(np.clip(level + 0.16 * np.log10(share + 0.1) + rng.normal(0, 0.03), 0, 1)), 6)
-    *_, missed, absent = classes
-    iou |= {missed: 0.0, absent: None}
-    dice = {name: None if value is None else round(2 * value / (1 + value), 6) for name, value in iou.items()}
-    known = [value for value in iou.values() if value is not None]
+def counts(
+    classes: dict[str, float], level: float, rng: np.random.Generator, cases: int = CASES
+) -> list[dict[str, Any]]:
+    """The `cases` of cases.json: the truth is the same for all, IoU falls with rarity and varies with `rng`.
+
+    The rarest class but one is missed, the last absent from truth and prediction.
+    """
+    truth_rng, found = np.random.default_rng(7), []
+    for place in range(cases):
+        truth = [int(20000 * share / 100 * truth_rng.uniform(0.6, 1.4)) for share in classes.values()]
+        hard = truth_rng.normal(0, 0.06)
+        good = [float(np.clip(level + hard + 0.16 * np.log10(s + 0.1), 0.02, 0.97)) for s in classes.values()]
+        good = [float(np.clip(q + rng.normal(0, 0.02), 0.01, 0.98)) for q in good]
+        tp = [round(t * 2 * q / (1 + q)) for t, q in zip(truth, good, strict=True)]
+        tp[-2], predicted = 0, list(truth)
+        predicted[-2] = 0
+        objects = {}
+        for name, t, q, p in zip(classes, truth, good, predicted, strict=True):
+            sizes = np.round(np.sort(truth_rng.lognormal(3, 1.2, min(3, t))), 1).tolist()
+            hit = [int(p > 0 and rng.random() < min(0.95, q * (0.4 + 0.2 * np.log10(size)))) for size in sizes]
+            objects[name] = {"sizes": sizes, "found": hit, "predicted": sum(hit) + int(p > 0), "right": sum(hit)}
+        case = {"id": f"street{place + 1:02}", "tp": tp, "truth": truth, "predicted": predicted, "objects": objects}
+        found.append(case)
+    return found
+
+
+def scores(classes: dict[str, float], cases: list[dict[str, Any]]) -> dict[str, Any]:
+    """The `val` object of these cases."""
+    sums = {key: np.sum([case[key] for case in cases], axis=0) for key in ("tp", "truth", "predicted")}
+    tp, truth, predicted = sums.values()
+
+    def by_class(part: Any, whole: Any) -> dict[str, float | None]:
+        return {name: round(float(p / w), 6) if w else None for name, p, w in zip(classes, part, whole, strict=True)}
+
+    iou, dice = by_class(tp, truth + predicted - tp), by_class(2 * tp, truth + predicted)
     return {
-        "miou": round(float(np.mean(known)), 6),
+        "miou": round(float(np.mean([value for value in iou.values() if value is not None])), 6),
         "mdice": round(float(np.mean([value for value in dice.values() if value is not None])), 6),
-        "pixel_accuracy": round(0.5 + level / 2, 6),
+        "pixel_accuracy": round(float(tp.sum() / truth.sum()), 6),
         "iou": iou,
         "dice": dice,
-        "precision": dice,
-        "recall": iou,
-        "images": 101,
+        "precision": by_class(tp, predicted),
+        "recall": by_class(tp, truth),
+        "images": len(cases),
         "conventions": CONVENTIONS,
     }
 
@@ -77,10 +104,13 @@ def scores(classes: dict[str, float], level: float, rng: np.random.Generator) ->
 def write_run(
     folder: Path, loss: str, seed: int, status: str = "finished", level: float = 0.5, error: str | None = None
 ) -> None:
-    """A run folder without samples."""
+    """A run folder without samples; what is finished holds its cases."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng([seed, len(loss)])
-    val = scores(CLASSES, level, rng) if status == "finished" else None
+    cases = counts(CLASSES, level, rng) if status == "finished" else None
+    val = scores(CLASSES, cases) if cases else None
+    if cases:
+        write_cases(folder, cases)
     cost = {
         "ms_per_step": round(700 + 100 * rng.random(), 2),
         "loss_ms": round(4 + 8 * rng.random(), 3) if loss != "CE" else None,
@@ -91,12 +121,18 @@ def write_run(
     }
     record = {"loss": loss, "seed": seed, "status": status, "error": error, "val": val, "dims": 2}
     record |= {"cost": None if status == "failed" else cost}
+    record |= {"gradient_norm": round(float(len(loss) * rng.uniform(0.9, 1.1)), 4) if cases else None}
     record |= {"initial_weights": f"sha256:a{seed}", "batches": f"sha256:b{seed}"}
     write_json(folder / "metrics.json", record)
     (folder / "config.yaml").write_text(f"loss: {loss}\n")
     write_json(folder / "env.json", ENV)
     if status != "failed":
         write_curves(folder / "metrics.csv", val["miou"] if val else 0.2, epochs=4 if val else 2, rng=rng)
+
+
+def write_cases(folder: Path, cases: list[dict[str, Any]], classes: dict[str, float] = CLASSES) -> None:
+    """The cases.json of a run."""
+    write_json(folder / "cases.json", {"classes": list(classes), "scored": list(classes), "cases": cases})
 
 
 def write_curves(path: Path, final: float, epochs: int, rng: np.random.Generator) -> None:
@@ -146,10 +182,33 @@ def write_comparison(folder: Path, losses: list[str], seeds: list[int], **stoppe
         write_sample(folder, name, shown)
     record = {"data": data_section(), "runs": [str(run.relative_to(folder)) for run in runs], "losses": losses}
     record |= {"seeds": seeds, "budget": BUDGET, "same_start": True, "same_batches": True}
-    record |= {"status": "finished", "samples": ["street01", "street02"]}
+    record |= {"status": "finished", "samples": ["street01", "street02"], "metric": "miou"}
     write_json(folder / "compare.json", record)
     write_json(folder / "env.json", ENV | {"command": "delineate compare camvid --losses " + " ".join(losses)})
     (folder / "config.yaml").write_text("losses: [CE, '<i>Dice</i>']\n")
+    return folder
+
+
+def write_extras(folder: Path) -> Path:
+    """What a comparison may hold besides: worst cases, gradients, advice, learning rates tried, a time budget."""
+    record = json.loads((folder / "compare.json").read_text())
+    losses, runs = record["losses"], [folder / name for name in record["runs"]]
+    firsts = {json.loads((run / "metrics.json").read_text())["loss"]: run for run in reversed(runs)}
+    write_sample(folder, "street07", runs)
+    rng = np.random.default_rng(3)
+    for loss in losses:
+        Image.fromarray(rng.integers(0, 255, (44, 60, 3), np.uint8)).save(firsts[loss] / "gradient.png")
+    names = record["data"]["classes"][:3]
+    shares = {loss: dict(zip(names, (0.5, 0.25, 0.25), strict=True)) for loss in losses}
+    about = {"id": "street01", "class": names[2], "network": losses[0], "shares": shares}
+    write_json(folder / "gradients.json", about)
+    rule = {"rule": "rare", "loss": losses[-1], "figure": "the rarest class has 0.5 %", "value": 0.5, "why": "Say `CE`"}
+    rule |= {"fails": "it may", "source": "a paper", "command": "delineate compare DATA"}
+    scores = [[0.31, 0.345], [0.36, None]]
+    arms = {loss: {"scores": scores[i % 2], "chosen": [0.003, 0.001][i % 2]} for i, loss in enumerate(losses)}
+    sweep = {"rates": [0.001, 0.003], "epochs": 2, "images": 73, "arms": arms}
+    budget = {"asked": "30min", "epochs": 4, "measured": {}}
+    edit_json(folder / "compare.json", worst=["street07"], advice=[rule], sweep=sweep, time_budget=budget)
     return folder
 
 

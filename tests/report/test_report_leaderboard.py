@@ -1,4 +1,4 @@
-"""Ranking, averaging over seeds, and what the verdict dares to say."""
+"""Ranking, averaging over seeds, and what is told of runs that stopped."""
 
 from __future__ import annotations
 
@@ -9,16 +9,9 @@ from statistics import mean
 from typing import Any
 
 import pytest
-from report_folders import edit_json, write_comparison, write_single
+from report_folders import edit_json, write_comparison
 
 from delineate.report import leaderboard, read_results, verdict, write_leaderboard_csv
-
-
-def set_miou(folder: Path, loss: str, *values: float) -> None:
-    """Give the seeds of a loss these scores."""
-    for seed, value in enumerate(values):
-        path = folder / loss / f"seed{seed}" / "metrics.json"
-        edit_json(path, val=json.loads(path.read_text())["val"] | {"miou": value})
 
 
 def metrics(folder: Path, loss: str, seeds: int) -> list[dict[str, Any]]:
@@ -26,7 +19,7 @@ def metrics(folder: Path, loss: str, seeds: int) -> list[dict[str, Any]]:
     return [json.loads((folder / loss / f"seed{seed}" / "metrics.json").read_text()) for seed in range(seeds)]
 
 
-def test_rows_are_means_over_seeds_ranked_by_miou(tmp_path: Path) -> None:
+def test_rows_are_means_over_seeds_ranked_by_the_score(tmp_path: Path) -> None:
     folder = write_comparison(tmp_path, ["CE", "Dice", "Lovasz"], [0, 1, 2])
     rows = leaderboard(read_results(folder))
     assert [row["rank"] for row in rows] == [1, 2, 3]
@@ -35,10 +28,30 @@ def test_rows_are_means_over_seeds_ranked_by_miou(tmp_path: Path) -> None:
         runs = metrics(folder, row["loss"], 3)
         scores = [run["val"]["miou"] for run in runs]
         assert row["miou"] == pytest.approx(mean(scores))
-        assert (row["miou_low"], row["miou_high"]) == (min(scores), max(scores))
+        assert row["score"] == pytest.approx(mean(scores), abs=1e-6)  # cases hold the same counts
+        assert row["score_low"] < min(scores) < max(scores) < row["score_high"]
         assert row["mdice"] == pytest.approx(mean(run["val"]["mdice"] for run in runs))
         assert row["ms_per_step"] == pytest.approx(mean(run["cost"]["ms_per_step"] for run in runs))
         assert (row["finished"], row["seeds"], row["status"]) == (3, 3, "finished")
+
+
+def test_the_metric_decides(tmp_path: Path) -> None:
+    folder = write_comparison(tmp_path, ["CE", "Dice", "Lovasz"], [0, 1])
+    edit_json(folder / "compare.json", metric="f1")
+    rows = leaderboard(read_results(folder))
+    assert [row["score"] for row in rows] == [row["f1"] for row in rows]
+    assert [row["f1"] for row in rows] == sorted((row["f1"] for row in rows), reverse=True)
+
+
+def test_without_cases_the_score_is_the_mean_miou_with_its_range_over_seeds(tmp_path: Path) -> None:
+    folder = write_comparison(tmp_path, ["CE", "Dice"], [0, 1, 2])
+    for path in folder.glob("*/*/cases.json"):
+        path.unlink()
+    for row in leaderboard(read_results(folder)):
+        scores = [run["val"]["miou"] for run in metrics(folder, row["loss"], 3)]
+        assert row["score"] == row["miou"] == pytest.approx(mean(scores))
+        assert (row["score_low"], row["score_high"]) == (min(scores), max(scores))
+        assert row["dice"] is row["f1"] is None
 
 
 def test_rare_iou_is_the_mean_over_rare_classes_that_occur(tmp_path: Path) -> None:
@@ -74,34 +87,3 @@ def test_csv_holds_the_unrounded_rows(tmp_path: Path) -> None:
     assert [row["loss"] for row in read] == ["Dice", "CE"]
     assert float(read[0]["miou"]) == rows[0]["miou"]
     assert read[1]["miou"] == read[1]["rank"] == ""
-
-
-@pytest.mark.parametrize(
-    ("ce", "dice", "first", "second"),
-    [
-        ([0.3], [0.4], "Dice has the highest validation mIoU on {}: 0.400, 0.100 above CE.", "With one seed the order"),
-        ([0.4], [0.4001], "Dice and CE are level on {}, at a validation mIoU of 0.400.", "With one seed the order"),
-        ([0.3, 0.5], [0.4, 0.45], "Dice has the highest", "Over the seeds the two overlap (0.400 to 0.450 against"),
-        ([0.3, 0.35], [0.4, 0.45], "Dice has the highest", "Over the seeds the two do not overlap (0.400 to 0.450"),
-    ],
-)
-def test_the_verdict_is_honest_about_seeds(
-    tmp_path: Path, ce: list[float], dice: list[float], first: str, second: str
-) -> None:
-    folder = write_comparison(tmp_path, ["CE", "Dice"], list(range(len(ce))))
-    set_miou(folder, "CE", *ce)
-    set_miou(folder, "Dice", *dice)
-    sentences = verdict(read_results(folder))
-    assert sentences[0].startswith(first.format("camvid <small> & co"))
-    assert sentences[1].startswith(second)
-
-
-def test_the_verdict_without_any_score(tmp_path: Path) -> None:
-    folder = write_comparison(tmp_path, ["CE", "Dice"], [0], CE="failed", Dice="failed")
-    assert verdict(read_results(folder)) == ["No loss was evaluated on camvid <small> & co."]
-
-
-def test_the_verdict_of_one_run_does_not_compare(tmp_path: Path) -> None:
-    assert len(verdict(read_results(write_single(tmp_path / "a")))) == 1
-    stopped = read_results(write_single(tmp_path / "b", "interrupted"))
-    assert verdict(stopped) == ["This run was not evaluated (interrupted)."]

@@ -11,9 +11,12 @@ from statistics import mean
 import pytest
 from report_folders import BUDGET, CLASSES, CONVENTIONS, data_section, edit_json, write_comparison, write_single
 
-from delineate.report import write_report
+from delineate.report import analyse, read_results, write_report
 
 LOSSES = ["CE", "Dice + CE", "0.5*Dice"]
+
+
+Table = list[list[tuple[str, dict[str, str | None]]]]
 
 
 class Tables(HTMLParser):
@@ -21,13 +24,19 @@ class Tables(HTMLParser):
 
     def __init__(self, page: str) -> None:
         super().__init__()
-        self.tables: list[list[list[tuple[str, dict[str, str | None]]]]] = []
+        self.tables: list[Table] = []
+        self.kinds: list[str | None] = []
         self.open = False
         self.feed(page)
+
+    def of(self, kind: str) -> list[Table]:
+        """The tables of a class."""
+        return [table for table, name in zip(self.tables, self.kinds, strict=True) if name == kind]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "table":
             self.tables.append([])
+            self.kinds.append(dict(attrs).get("class"))
         elif tag == "tr":
             self.tables[-1].append([])
         elif tag in ("td", "th"):
@@ -58,21 +67,50 @@ def test_the_leaderboard_shows_the_numbers_of_the_files(tmp_path: Path, seeds: l
     for row in board[1:]:
         runs = records(folder, row[1][0])
         shown = {attributes["data-key"]: (text, attributes["data-value"]) for text, attributes in row[2:-1]}
-        text, value = shown["miou"]
+        text, value = shown["score"]
         scores = [run["val"]["miou"] for run in runs]
-        assert float(value or "") == pytest.approx(mean(scores))
-        extremes = "" if len(seeds) == 1 else f" {min(scores):.3f}–{max(scores):.3f}"
-        assert text == f"{mean(scores):.3f}{extremes}"
-        assert shown["mdice"][0] == f"{mean(run['val']['mdice'] for run in runs):.3f}"
+        assert float(value or "") == pytest.approx(mean(scores), abs=1e-6)
+        assert text.split()[0] == f"{mean(scores):.3f}"
+        assert "mdice" not in shown  # Dice by case instead
         for key, digits in (("ms_per_step", 1), ("loss_ms", 2), ("peak_memory_mib", 0)):
             costs = [run["cost"][key] for run in runs]
             assert shown[key][0] == ("–" if costs[0] is None else f"{mean(costs):.{digits}f}")
         assert row[-1][0] == "finished"
 
 
+def test_the_interval_of_a_score_is_that_of_the_analysis(tmp_path: Path) -> None:
+    folder = write_comparison(tmp_path, LOSSES, [0, 1, 2])
+    found = analyse(read_results(folder))
+    assert found is not None
+    for row in Tables(write_report(folder).read_text()).of("board")[0][1:]:
+        score = found.scores["miou"][row[1][0]]
+        assert score.interval is not None
+        assert row[2][0] == "{:.3f} [{:.3f}, {:.3f}]".format(score.mean, *score.interval)
+
+
+def test_without_cases_scores_have_their_range_over_seeds(tmp_path: Path) -> None:
+    folder = write_comparison(tmp_path, LOSSES, [0, 1])
+    for path in folder.glob("*/*/cases.json"):
+        path.unlink()
+    page = write_report(folder).read_text()
+    for row in Tables(page).of("board")[0][1:]:
+        scores = [run["val"]["miou"] for run in records(folder, row[1][0])]
+        assert row[2][0] == f"{mean(scores):.3f} {min(scores):.3f}–{max(scores):.3f}"
+        assert row[3][1]["data-key"] == "mdice"
+    assert "95 % interval" not in page.split("</style>")[1]
+
+
+def test_gradient_norms_are_told_beside_that_of_the_first_loss_named(tmp_path: Path) -> None:
+    folder = write_comparison(tmp_path, LOSSES, [0, 1])
+    norms = {loss: mean(run["gradient_norm"] for run in records(folder, loss)) for loss in LOSSES}
+    for row in Tables(write_report(folder).read_text()).of("board")[0][1:]:
+        shown = {attributes.get("data-key"): text for text, attributes in row}
+        assert shown["gradient_norm"] == f"×{norms[row[1][0]] / norms['CE']:.2f}"
+
+
 def test_the_class_tables_show_the_numbers_of_the_files(tmp_path: Path) -> None:
     folder = write_comparison(tmp_path, LOSSES, [0])
-    tables = Tables(write_report(folder).read_text()).tables[1:5]
+    tables = Tables(write_report(folder).read_text()).of("classes")
     for metric, table in zip(("iou", "dice", "precision", "recall"), tables, strict=True):
         assert [text for text, _ in table[0]] == ["class", *LOSSES]
         rows = {row[0][0]: row[1:] for row in table[1:] if len(row) > 1}
@@ -85,7 +123,7 @@ def test_the_class_tables_show_the_numbers_of_the_files(tmp_path: Path) -> None:
 
 def test_the_best_of_each_column_is_marked(tmp_path: Path) -> None:
     board = Tables(write_report(write_comparison(tmp_path, LOSSES, [0])).read_text()).tables[0]
-    for column, better in (("miou", max), ("ms_per_step", min), ("loss_ms", min)):
+    for column, better in (("score", max), ("ms_per_step", min), ("loss_ms", min)):
         cells = [cell for row in board[1:] for cell in row if cell[1].get("data-key") == column]
         values = [float(attributes["data-value"]) for _, attributes in cells if attributes["data-value"]]
         best = [float(attributes["data-value"] or "") for _, attributes in cells if attributes.get("class") == "best"]
@@ -140,7 +178,7 @@ def test_a_failed_and_an_unfinished_run_have_their_row(tmp_path: Path) -> None:
 
 def test_the_curve_of_an_interrupted_run_is_in_the_key(tmp_path: Path) -> None:
     page = write_report(write_comparison(tmp_path, ["CE", "Dice"], [0], Dice="interrupted")).read_text()
-    dots, curves = re.findall(r'<ul class="key">.*?</ul>', page, re.DOTALL)[:2]
+    curves, dots = re.findall(r'<ul class="key">.*?</ul>', page, re.DOTALL)[:2]
     assert "Dice" not in dots
     assert "Dice" in curves
 
@@ -195,5 +233,5 @@ def test_without_shares_classes_keep_their_order_and_none_is_rare(tmp_path: Path
     record = json.loads((folder / "metrics.json").read_text())
     edit_json(folder / "metrics.json", data=record["data"] | {"train_share": {}})
     page = write_report(folder).read_text()
-    assert [row[0][0] for row in Tables(page).tables[1][1:]] == list(CLASSES)
+    assert [row[0][0] for row in Tables(page).of("classes")[0][1:]] == list(CLASSES)
     assert "rare" not in page.split("</style>")[1]

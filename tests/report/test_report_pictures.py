@@ -13,8 +13,10 @@ from PIL import Image
 from report_folders import PALETTE, write_comparison, write_single
 
 from delineate.report import read_results
-from delineate.report.figures import class_dots, loss_curves, miou_curves
-from delineate.report.overlays import VOID, WRONG, gallery
+from delineate.report.figures import loss_curves, miou_curves
+from delineate.report.intervals import class_dots
+from delineate.report.overlays import VOID, WRONG, Gallery, gallery
+from delineate.report.results import Comparison
 from delineate.report.series import Series
 
 
@@ -23,9 +25,14 @@ def pixels(uri: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).convert("RGB"))
 
 
+def samples(comparison: Comparison) -> Gallery:
+    """The gallery of the samples."""
+    return gallery(comparison, comparison.samples)
+
+
 def test_overlays_match_the_index_images(tmp_path: Path) -> None:
     folder = write_comparison(tmp_path, ["CE", "Dice"], [0])
-    shown = gallery(read_results(folder))
+    shown = samples(read_results(folder))
     sample = shown.samples[0]
     truth = np.asarray(Image.open(folder / "samples" / "street01.truth.png"))
     labels = np.asarray(Image.open(folder / "Dice" / "seed0" / "samples" / "street01.pred.png"))
@@ -43,7 +50,7 @@ def test_overlays_match_the_index_images(tmp_path: Path) -> None:
 
 
 def test_the_legend_lists_what_occurs(tmp_path: Path) -> None:
-    shown = gallery(read_results(write_single(tmp_path / "run")))
+    shown = samples(read_results(write_single(tmp_path / "run")))
     assert shown.void
     assert shown.legend[:2] == [("sky", "#808080"), ("road & kerb", "#804080")]
     assert len(shown.legend) == 6
@@ -53,13 +60,13 @@ def test_large_samples_are_shown_smaller(tmp_path: Path) -> None:
     folder = write_single(tmp_path / "run")
     for path in (folder / "samples").glob("street01*"):
         Image.open(path).resize((800, 600), Image.Resampling.NEAREST).save(path)
-    sample = gallery(read_results(folder)).samples[0]
+    sample = samples(read_results(folder)).samples[0]
     assert {pixels(uri).shape for uri in (sample.image, sample.truth, sample.predictions[0].errors)} == {(270, 360, 3)}
 
 
 def test_a_loss_without_a_prediction_is_left_out(tmp_path: Path) -> None:
     folder = write_comparison(tmp_path, ["CE", "Dice"], [0], CE="failed")
-    assert [prediction.index for prediction in gallery(read_results(folder)).samples[0].predictions] == [1]
+    assert [prediction.index for prediction in samples(read_results(folder)).samples[0].predictions] == [1]
 
 
 @pytest.mark.parametrize(
@@ -74,15 +81,16 @@ def test_wrong_index_images_are_named(tmp_path: Path, picture: Image.Image, expe
     folder = write_single(tmp_path / "run")
     picture.save(folder / "samples" / "street01.pred.png")
     with pytest.raises(ValueError, match=r"street01\.pred\.png: .*" + expected):
-        gallery(read_results(folder))
+        samples(read_results(folder))
 
 
 def test_zero_and_absent_are_drawn_apart(tmp_path: Path) -> None:
-    svg = class_dots(read_results(write_comparison(tmp_path, ["CE", "Dice"], [0])))
+    comparison = read_results(write_comparison(tmp_path, ["CE", "Dice"], [0]))
+    svg = class_dots(comparison, comparison.data.by_share)
     assert svg is not None
     texts = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
     assert texts.count("0.00") == 2  # the missed class, for each loss
-    assert texts.count("absent") == 2
+    assert texts.count("absent") == 1  # once for all losses
     assert "道路 $x$" in texts
     assert "1.10 %" in texts
     assert "rare: below 2 %" in texts
@@ -91,7 +99,7 @@ def test_zero_and_absent_are_drawn_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [1, 10])
 def test_every_loss_has_its_colour_in_every_figure(tmp_path: Path, count: int) -> None:
     comparison = read_results(write_comparison(tmp_path, [f"L{i}" for i in range(count)], [0, 1]))
-    dots, curves, panels = class_dots(comparison), miou_curves(comparison), loss_curves(comparison)
+    dots, curves, panels = class_dots(comparison, comparison.data.by_share), miou_curves(comparison), loss_curves(comparison)
     assert len({Series(i).color for i in range(count)}) == len({Series(i).marker for i in range(count)}) == count
     for index in range(count):
         for svg in (dots, curves, panels[index][1], Series(index).chip):
