@@ -62,12 +62,11 @@ class Difference:
             return float(self.mean == 0)
         return float(2 * stdtr(self.freedom, -abs(self.mean) / self.error))
 
-    @property
-    def detectable(self) -> float | None:
-        """The true difference that would be shown four times in five with as many seeds and cases."""
+    def detectable(self, tests: int = 1) -> float | None:
+        """The true difference that would be shown four times in five, with as many seeds and cases, at 0.05 / tests."""
         if not self.error:
             return None
-        tails = stdtrit(self.freedom, (1 + LEVEL) / 2) + stdtrit(self.freedom, POWER)
+        tails = stdtrit(self.freedom, 1 - (1 - LEVEL) / 2 / tests) + stdtrit(self.freedom, POWER)
         return float(tails * self.error)
 
 
@@ -111,11 +110,11 @@ def _difference(scores: Sequence[float], table: np.ndarray) -> Difference:
     mean, known = float(np.mean(scores)), not np.isnan(table).any()
     if not known or (seeds == 1 and cases == 1):
         return Difference(mean, None, 1.0, seeds, cases)
-    variance, freedom = _variance(table)
-    return Difference(mean, float(np.sqrt(variance)), freedom, seeds, cases)
+    of_mean, freedom = variance(table)
+    return Difference(mean, float(np.sqrt(of_mean)), freedom, seeds, cases)
 
 
-def _variance(table: np.ndarray) -> tuple[float, float]:
+def variance(table: np.ndarray) -> tuple[float, float]:
     """Of the mean over seeds and cases (S, n), and its degrees of freedom."""
     seeds, cases = table.shape
     if seeds == 1:

@@ -28,11 +28,15 @@ def _scores(comparison: Comparison, found: Analysis | None) -> list[tuple[str, s
         ("mIoU", "The mean of IoU over the classes that occur."),
     ]
     if "dice" in known:
-        text = "Twice the overlap over the sum of both sizes, for each case; mean over cases, then over the scored classes"
+        text = (
+            "Twice the overlap over the sum of both sizes, for each case; mean over cases, then over the scored classes"
+        )
         said.append((known["dice"], f"{text}. Where truth and prediction are both empty it is 1."))
     if "f1" in known:
         text = f"F1 of finding connected components, for each case: a true {word} is found, and a predicted one right"
-        text += f", where one {element} of the other's touches it. Mean over cases, then over the scored classes; 1 where"
+        text += (
+            f", where one {element} of the other's touches it. Mean over cases, then over the scored classes; 1 where"
+        )
         said.append((known["f1"], f"{text} there are none on either side."))
     if comparison.data.rare:
         share = f"The mean IoU of the classes below {RARE_SHARE:g} % of the labelled training {element}s"
@@ -43,17 +47,21 @@ def _scores(comparison: Comparison, found: Analysis | None) -> list[tuple[str, s
 def _chance(comparison: Comparison, found: Analysis) -> list[tuple[str, str]]:
     several = max((len(comparison.of(loss)) for loss in found.ranked), default=0) > 1
     both = "other seeds and other cases" if several else "other cases; with one seed nothing is known of other seeds"
-    said = [("Interval", f"95 % t interval of the mean, for {both}. A score is taken apart by case with the jackknife.")]
+    said = [
+        ("Interval", f"95 % t interval of the mean, for {both}. A score is taken apart by case with the jackknife.")
+    ]
     if len(found.ranked) < 2:
         return [*said, ("Independent cases", INDEPENDENT)]
-    shown = f"A difference is shown where p is below {SIGNIFICANT:g} and both losses were trained with two seeds or more"
+    shown = (
+        f"A difference is shown where p is below {SIGNIFICANT:g} and both losses were trained with two seeds or more"
+    )
     return [
         *said,
         ("Difference", "In points, a hundredth of the scale, paired over the same cases and the same seeds."),
         (
             "p",
-            "How likely a difference as large would be if the losses did not differ, two-sided, after Holm's correction: over "
-            f"all pairs of losses; class by class over all pairs and classes. {shown}.",
+            "How likely a difference as large would be if the losses did not differ, two-sided, after Holm's "
+            f"correction: over all pairs of losses; class by class over all pairs and classes. {shown}.",
         ),
         (
             "Detectable difference",
@@ -80,7 +88,9 @@ def _costs(comparison: Comparison) -> list[tuple[str, str]]:
         ("Peak memory", "The most that one training step allocates beyond what was held before it."),
     ]
     if not comparison.single and any(run.gradient_norm for run in comparison.runs):
-        text = "Length of the gradient of all weights, the median over the first steps, as a multiple of the first loss's"
+        text = (
+            "Length of the gradient of all weights, the median over the first steps, as a multiple of the first loss's"
+        )
         note = "Losses of other scales want other learning rates"
         said.append(("Gradient norm", f"{text}. {note}, the more so the less the optimizer adapts to it."))
     return said

@@ -9,6 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from delineate.evaluation import Difference
+
 from .analysis import SizeClass, analyse
 from .few_labels import arm_series
 from .figures import WIDE, _figure, _svg, wrapped
@@ -37,7 +39,7 @@ def cost_scatter(comparison: Comparison) -> str | None:
     scores, points = found.scores[found.deciding.key], {}
     for loss in found.ranked:
         if time := comparison.spread(loss, lambda run: run.cost["ms_per_step"]):
-            points[loss] = (time.mean, (scores[loss].mean, *(scores[loss].interval or (None, None))))
+            points[loss] = (time.mean, _bar(scores[loss]))
     if len(points) < 2:
         return None
     names = {loss: wrapped(loss, NAME, 3) for loss in points}
@@ -49,16 +51,25 @@ def cost_scatter(comparison: Comparison) -> str | None:
         _mark(axes, series[loss], time, bar)
     _limits(axes, [time for time, _ in points.values()], [bar for _, bar in points.values()])
     low, high = axes.get_ylim()
-    places = spread_out([(bar[0] - low) / (high - low) for _, bar in points.values()], [LINE * n / height for n in lines])
+    places = spread_out(
+        [(bar[0] - low) / (high - low) for _, bar in points.values()], [LINE * n / height for n in lines]
+    )
     for (loss, (time, bar)), place in zip(points.items(), places, strict=True):
         arrow = {"arrowstyle": "-", "color": series[loss].color, "alpha": 0.45, "relpos": (0, 0.5), "shrinkB": 5}
         where = {"xytext": (1.04, place), "textcoords": "axes fraction", "va": "center", "annotation_clip": False}
-        axes.annotate(names[loss], (time, bar[0]), color=INK, arrowprops=arrow, parse_math=False, fontsize=10.5, **where)
+        axes.annotate(
+            names[loss], (time, bar[0]), color=INK, arrowprops=arrow, parse_math=False, fontsize=10.5, **where
+        )
     axes.grid(axis="y", color=RULE, linewidth=0.8)
     axes.set_xlabel("milliseconds of a training step", color=MUTED)
     axes.set_title(found.deciding.title, loc="left", color=INK, fontsize=12)
     told = [f"{loss} {_told(bar)} at {time:.0f} ms" for loss, (time, bar) in points.items()]
     return _svg(figure, "cost", f"{found.deciding.title} against time per step: {'; '.join(told)}")
+
+
+def _bar(score: Difference) -> Bar:
+    low, high = score.interval or (None, None)
+    return score.mean, low, high
 
 
 def spread_out(wanted: Sequence[float], sizes: Sequence[float]) -> list[float]:
@@ -136,7 +147,7 @@ def _class_bar(comparison: Comparison, loss: str, name: str) -> Bar | None:
     """IoU of a class with its 95 % interval, of runs without cases with its range over seeds; None where absent."""
     found = analyse(comparison)
     if found and (score := found.scores[f"iou/{name}"].get(loss)):
-        return (score.mean, *(score.interval or (None, None)))
+        return _bar(score)
     spread: Spread | None = comparison.class_spread(loss, "iou", name)
     if spread is None:
         return None
@@ -207,7 +218,7 @@ def _size_panel(comparison: Comparison, key: str, name: str, classes: list[SizeC
         for slot, loss in enumerate(losses):
             if score := of.recall.get(loss):
                 beside = place + (slot - (len(losses) - 1) / 2) * step
-                _mark(axes, series[loss], beside, (score.mean, *(score.interval or (None, None))), 6.5)
+                _mark(axes, series[loss], beside, _bar(score), 6.5)
     words = size_words(classes)
     labels = [f"{word}\n{of.objects}" for word, of in zip(words, classes, strict=True)]
     axes.set_xticks(range(len(classes)), labels)

@@ -9,7 +9,7 @@ from typing import Any
 from .analysis import analyse
 from .results import Comparison, Run, Spread
 
-COSTS = ("ms_per_step", "loss_ms", "peak_memory_mib")
+COSTS = ("loss_ms", "peak_memory_mib")
 BY_CASE = ("dice", "f1")
 """Measures that are means over cases."""
 
@@ -57,10 +57,17 @@ def _row(comparison: Comparison, loss: str) -> dict[str, Any]:
         "miou": miou.mean if miou else None,
         **by_case,
         **{key: value.mean if value else None for key, value in means.items()},
+        **_time(comparison, loss),
         "finished": sum(run.val is not None for run in comparison.of(loss)),
         "seeds": len(comparison.seeds),
         "status": _status(comparison, loss),
     }
+
+
+def _time(comparison: Comparison, loss: str) -> dict[str, float | None]:
+    """Of a step, and of the loss alone as it was timed in turns."""
+    timed = {"loss_ms": comparison.loss_ms[loss]} if loss in comparison.loss_ms else {}
+    return {"ms_per_step": comparison.step_ms(loss), **timed}
 
 
 def _status(comparison: Comparison, loss: str) -> str:

@@ -24,8 +24,6 @@ from .results import RARE_SHARE, Comparison, read_results
 from .series import DARK, LIGHT, Series
 from .verdict import verdict
 
-__all__ = ["plain", "render", "write_report"]
-
 OF_ONE_ARM = ("semi", "labeled", "steps", "protocol")
 """Entries of the budget that hold for the first arm of few labels alone; facts tell them of all."""
 OF_FEW_LABELS = ("semi", "labeled")

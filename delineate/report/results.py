@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -299,6 +300,7 @@ class Comparison:
     few_labels: FewLabels | None = None
     metric: str = "miou"  # what decides
     worst: list[str] = field(default_factory=list)  # ids of the worst cases, pictured like the samples
+    loss_ms: dict[str, float] = field(default_factory=dict)  # of each loss alone, timed in turns after the trainings
     advice: list[dict[str, Any]] = field(default_factory=list)  # why these losses, where the data chose them
     sweep: dict[str, Any] | None = None  # learning rates tried: rates, epochs, images, arms {name: scores, chosen}
     time_budget: dict[str, Any] | None = None  # asked, epochs, measured
@@ -311,6 +313,22 @@ class Comparison:
     def spread(self, loss: str, number: Callable[[Run], float | None]) -> Spread | None:
         """A number of the loss's runs over seeds."""
         return Spread.of(number(run) for run in self.of(loss))
+
+    def step_ms(self, loss: str) -> float | None:
+        """Milliseconds of a training step.
+
+        Where losses were timed in turns: the rest of a step, the median over all runs, and the loss; so that a loss is
+        not charged for an hour in which the machine was busy. Else the mean over its runs.
+        """
+        rest = [
+            run.cost["ms_per_step"] - self.loss_ms[run.loss]
+            for run in self.runs
+            if run.cost["ms_per_step"] is not None and run.loss in self.loss_ms
+        ]
+        if rest and loss in self.loss_ms:
+            return max(statistics.median(rest), 0.0) + self.loss_ms[loss]
+        spread = self.spread(loss, lambda run: run.cost["ms_per_step"])
+        return spread.mean if spread else None
 
     def class_spread(self, loss: str, metric: str, name: str) -> Spread | None:
         """The metric of one class over seeds; None where it is absent everywhere or nothing finished."""
@@ -345,6 +363,7 @@ def read_results(folder: Path) -> Comparison:
     if metric not in DECIDING:
         raise ValueError(f"{record.path}: expected 'metric' to be one of {', '.join(DECIDING)}, got {metric!r}")
     gradients = folder / "gradients.json"
+    timed = record.section("loss_ms") if record.optional("loss_ms", dict) else Record(record.path, {})
     few = None if single or not record.optional("few_labels", dict) else record.section("few_labels")
     return Comparison(
         folder,
@@ -362,6 +381,7 @@ def read_results(folder: Path) -> Comparison:
         few_labels=None if few is None else FewLabels.read(few, losses),
         metric=metric,
         worst=[str(name) for name in record.optional("worst", list) or []],
+        loss_ms={loss: timed.get(loss, float) for loss in losses if loss in timed.entries},
         advice=record.optional("advice", list) or [],
         sweep=record.optional("sweep", dict),
         time_budget=record.optional("time_budget", dict),

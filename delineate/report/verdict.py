@@ -60,41 +60,56 @@ def _shown(comparison: Comparison, found: Analysis) -> list[str]:
     """What several seeds show of the leader, of the classes, and of what could have been seen."""
     best = found.ranked[0]
     pairs = _pairs_of(found, best)
-    beaten, open_ = [pair for pair in pairs if pair.shown], [pair for pair in pairs if not pair.shown]
-    if not beaten:
-        return [*_nothing(comparison, found), *_class_sentences(comparison, found), _could(found)]
-    said = [_beats(comparison, found, pair) for pair in reversed(beaten)]
-    if open_:
-        rest = "; ".join(f"{pair.second} ({points(pair)})" for pair in open_)
-        said.append(f"Between {best} and these no difference can be shown: {rest}.")
-    elif len(beaten) > 1:
-        said.insert(0, f"{best} is better than every other loss on {comparison.data.name}.")
+    beaten, open_ = [pair for pair in pairs if pair.shown], [pair for pair in pairs if _tested(pair) and not pair.shown]
+    untested = [pair for pair in pairs if not _tested(pair)]
+    if beaten:
+        said = [_beats(comparison, found, pair) for pair in reversed(beaten)]
+        if len(beaten) > 1 and not open_ and not untested:
+            said.insert(0, f"{best} is better than every other loss on {comparison.data.name}.")
+        said += [f"Between {best} and these no difference can be shown: {_listed(open_)}."] if open_ else []
+    else:
+        said = [*_nothing(comparison, found, open_), *_class_sentences(found)]
+    said += [f"With one seed in common nothing is tested: {_listed(untested)} points."] if untested else []
     return [*said, _could(found)]
+
+
+def _tested(pair: Pair) -> bool:
+    return pair.difference.seeds > 1
+
+
+def _listed(pairs: list[Pair]) -> str:
+    return "; ".join(f"{pair.second} ({points(pair)})" for pair in pairs)
 
 
 def _beats(comparison: Comparison, found: Analysis, pair: Pair) -> str:
     wins, losses, tested = better_classes(found, pair.first, pair.second)
+    cost = _cost(comparison, pair.first, pair.second)
+    gain = f"{found.deciding.title} {points(pair)}"
+    if not wins and tested > 1:
+        also = f", though it loses on {_names(losses)}" if losses else ", though on no single class"
+        return f"{pair.first} is better than {pair.second}{also}: {gain}{cost}."
     where = f" on {len(wins)} of {tested} classes" if tested > 1 else ""
     worse = f", loses on {_names(losses)}" if losses else ""
-    word = "beats" if wins or tested < 2 else "is better than"
-    where = where if wins or tested < 2 else " (on no class by itself)"
-    cost = _cost(comparison, pair.first, pair.second)
-    return f"{pair.first} {word} {pair.second}{where}{worse}, {found.deciding.title} {points(pair)}{cost}."
+    return f"{pair.first} beats {pair.second}{where}{worse}, {gain}{cost}."
 
 
-def _nothing(comparison: Comparison, found: Analysis) -> list[str]:
-    """No loss is shown to be better than all others can be; perhaps some are shown to be worse than one."""
+def _nothing(comparison: Comparison, found: Analysis, open_: list[Pair]) -> list[str]:
+    """The leader is shown to be better than none; perhaps some are shown to be worse than another one."""
     every = [pair for pair in found.pairs[found.deciding.key] if pair.shown]
-    pairs = _pairs_of(found, found.ranked[0])
-    largest = max(pairs, key=lambda pair: pair.difference.mean)
     place = f"{found.deciding.title} on {comparison.data.name}"
+    if not open_:
+        return [f"{found.ranked[0]} has the highest {place}, and too few seeds to be compared."]
+    largest = max(open_, key=lambda pair: pair.difference.mean)
     lead = f"{largest.first} is ahead of {largest.second} by {points(largest)} points"
-    said = [f"No difference can be shown between the losses in {place}: {lead}, which chance alone may bring."]
     if every:
         said = [f"The highest mean, {largest.first}'s, cannot be told from the others': {lead} in {place}."]
-        said += [f"Shown: {_beats(comparison, found, _turned(pair))}" for pair in every]
+        return said + [f"Shown: {_beats(comparison, found, _turned(pair))}" for pair in every]
+    alone = largest.difference.p is not None and largest.difference.p < SIGNIFICANT
+    count = len(found.pairs[found.deciding.key])
+    why = f"too little for the largest of {count} differences" if alone else "which chance alone may bring"
+    said = [f"No difference can be shown between the losses in {place}: {lead}, {why}."]
     cheapest = _cheapest(comparison, found)
-    return [*said, f"{cheapest} takes the least time a step."] if cheapest and not every else said
+    return [*said, f"{cheapest} takes the least time a step."] if cheapest else said
 
 
 def _turned(pair: Pair) -> Pair:
@@ -104,8 +119,8 @@ def _turned(pair: Pair) -> Pair:
     return Pair(pair.second, pair.first, type(d)(-d.mean, d.error, d.freedom, d.seeds, d.cases), pair.p)
 
 
-def _class_sentences(comparison: Comparison, found: Analysis) -> list[str]:
-    """Single classes on which two losses differ, where nothing is shown of the whole."""
+def _class_sentences(found: Analysis) -> list[str]:
+    """Single classes on which two losses differ, where nothing is shown of the leader."""
     said = []
     for first in found.ranked:
         for second in (loss for loss in found.ranked if loss != first):
@@ -116,9 +131,12 @@ def _class_sentences(comparison: Comparison, found: Analysis) -> list[str]:
 
 
 def _could(found: Analysis) -> str:
-    """What difference would have been seen."""
-    pairs = _pairs_of(found, found.ranked[0])
-    sizes = [pair.difference.detectable for pair in pairs if pair.difference.detectable is not None]
+    """What difference would have been seen, after the correction."""
+    pairs = [pair for pair in _pairs_of(found, found.ranked[0]) if _tested(pair)]
+    if not pairs:
+        return "Add seeds to those that have fewer."
+    tests = len(found.pairs[found.deciding.key])
+    sizes = [size for pair in pairs if (size := pair.difference.detectable(tests)) is not None]
     one = pairs[0].difference
     counts = f"{one.seeds} seeds and {one.cases} case{'' if one.cases == 1 else 's'}"
     if not sizes:
@@ -189,9 +207,9 @@ def _change(apart: float) -> str:
 
 
 def _times(comparison: Comparison) -> dict[str, float]:
-    """Mean milliseconds of a step by loss, where known."""
-    found = {loss: comparison.spread(loss, lambda run: run.cost["ms_per_step"]) for loss in comparison.losses}
-    return {loss: spread.mean for loss, spread in found.items() if spread}
+    """Milliseconds of a step by loss, where known."""
+    found = {loss: comparison.step_ms(loss) for loss in comparison.losses}
+    return {loss: time for loss, time in found.items() if time}
 
 
 def _cheapest(comparison: Comparison, found: Analysis) -> str | None:

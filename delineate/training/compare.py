@@ -135,6 +135,7 @@ def compare_arms(
         "metric": measure.key,
         "samples": ids,
         "worst": [],
+        "loss_ms": {},
         "budget": budget(data) | {"trainings_at_once": terms.at_once},
         "time_budget": time_budget,
         "advice": list(advice),
@@ -160,7 +161,7 @@ def compare_arms(
     shown = [row for row in rows if row.seed == 0 and finished(row.folder)]
     if shown and not found["few_labels"]:
         scored = scored_labels(source.classes, background=source.layout == "nnunet")
-        found["worst"] = write_showcase(shown, scored, folder)
+        found["worst"], found["loss_ms"] = write_showcase(shown, scored, folder)
     found["status"] = "finished"
     write_json(folder / COMPARISON, found)
     after_run(folder)

@@ -61,13 +61,28 @@ def median_ms(run: Callable[[], object], repeats: int = 5, warm_up: int = 1, dev
 
 def loss_ms(loss: Loss, logits: Tensor, target: Tensor) -> float:
     """Median milliseconds of the loss alone, forward and backward, on a batch as training saw it."""
+    return median_ms(step_of(loss, logits, target), device=logits.device.type)
+
+
+def step_of(loss: Loss, logits: Tensor, target: Tensor) -> Callable[[], None]:
+    """Forward and backward of the loss alone."""
     logits = logits.detach().requires_grad_()
 
     def step() -> None:
         logits.grad = None
         loss(logits, target).backward()
 
-    return median_ms(step, device=logits.device.type)
+    return step
+
+
+def in_turns_ms(runs: dict[str, Callable[[], object]], rounds: int = 7, device: str = "cpu") -> dict[str, float]:
+    """Median milliseconds of each, timed one after the other in every round, so that a busy machine is so for all."""
+    times = {name: list[float]() for name in runs}
+    for turn in range(1 + rounds):
+        for name, run in runs.items():
+            time_of_run = median_ms(run, repeats=1, warm_up=0, device=device)
+            times[name] += [time_of_run] if turn else []
+    return {name: round(statistics.median(of_run), 3) for name, of_run in times.items()}
 
 
 class StepCost(Callback):

@@ -70,7 +70,7 @@ def save_predictions(
         save_labels(shown, data.source.palette, folder / f"{name}.pred.png")
         if data.source.dims == 2:
             seen.append((logits.float(), batch["mask"].to(module.device)))
-    return _crops(module, data) if data.source.dims == 3 else _alike(seen)
+    return training_batch(module, data) if data.source.dims == 3 else _alike(seen)
 
 
 def _alike(seen: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -80,7 +80,7 @@ def _alike(seen: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor,
     return torch.cat([z for z, _ in alike]), torch.cat([y for _, y in alike])
 
 
-def _crops(module: SegmentationModule, data: DataModule) -> tuple[torch.Tensor, torch.Tensor]:
+def training_batch(module: SegmentationModule, data: DataModule) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits and labels of one batch of training crops."""
     drawn = Seeded(data.train_set, data.seed)
     batch = data.together([drawn[0, place] for place in range(data.batch_size)])

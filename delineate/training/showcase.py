@@ -12,12 +12,13 @@ from torch import Tensor
 
 from delineate.evaluation import CaseCounts
 from delineate.losses import Schedule
+from delineate.training.cost import in_turns_ms, step_of
 from delineate.training.datamodule import DataModule
 from delineate.training.module import SegmentationModule
 from delineate.training.results import read_cases, write_json
 from delineate.training.rows import Row
 from delineate.training.run import CHECKPOINT, build_module, loss_for
-from delineate.training.samples import save_predictions, shown_slice, trimmed, write_samples
+from delineate.training.samples import save_predictions, shown_slice, training_batch, trimmed, write_samples
 
 WORST = 3
 """Cases shown."""
@@ -39,21 +40,26 @@ def _dice(case: CaseCounts, scored: Sequence[int]) -> float:
     return float(np.mean([2 * case.tp[c] / b for c, b in zip(places, both, strict=True)])) if places else 1.0
 
 
-def write_showcase(rows: Sequence[Row], scored: Sequence[int], folder: Path) -> list[str]:
-    """Write pictures of the worst cases, predictions of each loss for them, and gradients; returns the ids.
+def write_showcase(rows: Sequence[Row], scored: Sequence[int], folder: Path) -> tuple[list[str], dict[str, float]]:
+    """Write pictures of the worst cases, predictions of each loss for them, and gradients.
 
     Args:
         rows: one finished training of each loss, all with one seed.
         scored: labels that cases are judged by.
         folder: of the comparison.
+
+    Returns:
+        The ids of the worst cases, and milliseconds of each loss alone on a batch of training, timed in turns.
     """
     source = rows[0].arm.source
     ids = worst_cases([read_cases(row.folder) for row in rows], scored)
     data = DataModule(source, rows[0].arm.settings, rows[0].seed)
     write_samples(data, ids, folder / "samples")
-    logits, shares = None, {}
+    logits, crops, shares, steps = None, None, {}, {}
     for row in rows:
         module = _trained(row)
+        crops = training_batch(module, data) if crops is None else crops
+        steps[row.arm.name] = step_of(module.loss, *crops)
         save_predictions(module, data, ids, row.folder / "samples")
         batch = next(data.samples(row.samples[:1]))
         if logits is None:
@@ -65,7 +71,7 @@ def write_showcase(rows: Sequence[Row], scored: Sequence[int], folder: Path) -> 
         _save(trimmed(batch, gradient[:, label]), trimmed(batch, batch["mask"]), data, row.folder / "gradient.png")
     about = {"id": rows[0].samples[0], "class": source.classes[label], "network": rows[0].arm.name}
     write_json(folder / "gradients.json", about | {"shares": shares})
-    return ids
+    return ids, in_turns_ms(steps, device=crops[0].device.type if crops else "cpu")
 
 
 def _trained(row: Row) -> SegmentationModule:

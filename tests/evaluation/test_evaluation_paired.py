@@ -195,8 +195,15 @@ def test_a_detectable_difference_is_found_four_times_in_five():
         table = 1.0 + rng.normal(0, 0.35, (6, 1)) + rng.normal(0, 1, (1, 60)) + rng.normal(size=(6, 60))
         one = _difference(table.mean(1), table)
         found += one.p < 0.05
-        sizes.append(one.detectable)
+        sizes.append(one.detectable())
     assert found / 1500 == pytest.approx(student_power(1.0, np.median(sizes)), abs=0.12)
+
+
+def test_more_tests_need_a_larger_difference():
+    one = Difference(0.0, 1.0, 10, 3, 5)
+    assert one.detectable(6) - one.detectable() == pytest.approx(
+        student.ppf(1 - 0.025 / 6, 10) - student.ppf(0.975, 10)
+    )
 
 
 def student_power(true, detectable, freedom=20):
@@ -207,7 +214,7 @@ def student_power(true, detectable, freedom=20):
 
 def test_losses_that_are_equal_in_everything_do_not_differ(cases):
     found = paired(miou(3), [cases, cases], [cases, cases])
-    assert (found.mean, found.p, found.interval, found.detectable) == (0, 1, (0, 0), None)
+    assert (found.mean, found.p, found.interval, found.detectable()) == (0, 1, (0, 0), None)
 
 
 def test_other_cases_cannot_be_paired(cases):

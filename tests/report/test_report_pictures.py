@@ -99,7 +99,11 @@ def test_zero_and_absent_are_drawn_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [1, 10])
 def test_every_loss_has_its_colour_in_every_figure(tmp_path: Path, count: int) -> None:
     comparison = read_results(write_comparison(tmp_path, [f"L{i}" for i in range(count)], [0, 1]))
-    dots, curves, panels = class_dots(comparison, comparison.data.by_share), miou_curves(comparison), loss_curves(comparison)
+    dots, curves, panels = (
+        class_dots(comparison, comparison.data.by_share),
+        miou_curves(comparison),
+        loss_curves(comparison),
+    )
     assert len({Series(i).color for i in range(count)}) == len({Series(i).marker for i in range(count)}) == count
     for index in range(count):
         for svg in (dots, curves, panels[index][1], Series(index).chip):

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from monai.data.meta_tensor import MetaTensor
 
 from delineate.losses import parse
 from trainers.pages import PAGES, run_page
@@ -43,6 +44,7 @@ def test_monai():
     page = run_page("monai.md")
     learnt(page["history"])
     has_gradients(page["trainer"].network)
+    assert isinstance(next(iter(page["loader"]))["label"], MetaTensor)
     assert page["trainer"].state.epoch == 4
     assert [part.epoch.item() for part in page["trainer"].loss_function.modules() if hasattr(part, "epoch")] == [3]
     assert page["outputs"].shape == (4, 3, 2, 32, 32, 16)
