@@ -93,6 +93,7 @@ def compare(
     labeled: list[str] | None = None,
     seeds: int = 3,
     metric: str | None = None,
+    groups: str | None = None,
     budget: str | None = None,
     lr_sweep: list[float] | None = None,
     sweep_epochs: int = 2,
@@ -111,6 +112,8 @@ def compare(
         labeled: parts of train that have labels, as in --labeled 1/16 1/8, or lists.
         seeds: trainings of each loss, with seeds 0, 1, ...; with one no difference can be told from chance.
         metric: what decides: "miou" of the split, "dice" or "f1" by case; dice on nnU-Net data, else miou.
+        groups: where val cases are not independent, a regular expression for the part of a name that tells what it
+            belongs to, as in --groups "patient[0-9]+"; such cases count as one.
         budget: time for all trainings together, such as 30min or 2h, which then decides --epochs.
         lr_sweep: peak learning rates to choose from for each loss on a fifth of train, as in --lr_sweep 3e-4 1e-3.
         sweep_epochs: epochs of each training of that search.
@@ -121,7 +124,7 @@ def compare(
     """
     first: dict[str, Any] = {"semi": semi[0], "labeled": labeled[0]} if semi and labeled else {}
     recipe = Settings(**settings, **first)
-    terms = Terms(seeds, metric, tuple(lr_sweep or ()), sweep_epochs, budget, parallel)
+    terms = Terms(seeds, metric, groups, tuple(lr_sweep or ()), sweep_epochs, budget, parallel)
     losses, advice = _losses(data, losses or ([SEMI_LOSS] if semi else DEFAULT_LOSSES), recipe)
     arms = arms_of(data, losses, recipe, semi, labeled)
     folder = _folder("compare", arms[0].source, out, resume)

@@ -1,5 +1,6 @@
 """Scores of a split as functions of sums over its cases, so that cases can be left out or drawn again."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -37,15 +38,40 @@ class Measure:
         """The score of these cases; NaN where it is undefined."""
         return float(self.score(self.table(cases).sum(0)))
 
-    def pseudovalues(self, cases: Sequence[CaseCounts]) -> np.ndarray:
+    def pseudovalues(self, cases: Sequence[CaseCounts], groups: Sequence[str] | None = None) -> np.ndarray:
         """What each case stands for, (n,): n times the score of all minus n - 1 times that without it (jackknife).
 
-        A case without which the score is undefined stands for the score of all.
+        A case without which the score is undefined stands for the score of all. With a name for each case in `groups`,
+        those of one name are left out together, and n is the number of groups.
         """
         table = self.table(cases)
+        if groups is not None:
+            table = np.stack([table[np.array(groups) == name].sum(0) for name in dict.fromkeys(groups)])
         whole, count = table.sum(0), len(table)
         score, without = self.score(whole), self.score(whole - table)
         return np.where(np.isnan(without), score, count * score - (count - 1) * without)
+
+
+def groups_of(pattern: str, ids: Sequence[str]) -> list[str]:
+    """What each case belongs to: the part of its name that a regular expression finds, or its first bracket.
+
+    Raises:
+        ValueError: for what is no regular expression, for a name without such a part, and for less than two groups.
+
+    >>> groups_of("patient[0-9]+", ["patient1_slice1", "patient1_slice2", "patient2_slice1"])
+    ['patient1', 'patient1', 'patient2']
+    """
+    try:
+        found = [re.search(pattern, name) for name in ids]
+    except re.error as error:
+        raise ValueError(f"--groups {pattern}: expected a regular expression; {error}.") from None
+    lone = next((name for name, match in zip(ids, found, strict=True) if match is None), None)
+    if lone is not None:
+        raise ValueError(f"--groups {pattern}: expected a part of every case's name; {lone} has none.")
+    names = [match[1] if match.re.groups else match[0] for match in found if match]
+    if len(set(names)) < 2:
+        raise ValueError(f"--groups {pattern}: expected two groups of val cases or more; all belong to {names[0]}.")
+    return names
 
 
 def measure_of(metric: str, classes: Sequence[str], scored: Sequence[str], word: str) -> Measure:

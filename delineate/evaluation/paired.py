@@ -36,7 +36,7 @@ class Difference:
         mean: over seeds, of the scores of whole splits.
         error: standard error of the mean, None where a single case and seed leave it unknown.
         freedom: degrees of freedom of the error.
-        seeds, cases: how many there are.
+        seeds, cases: how many there are; groups of cases count as cases.
     """
 
     mean: float
@@ -70,11 +70,12 @@ class Difference:
         return float(tails * self.error)
 
 
-def paired(measure: Measure, first: Runs, second: Runs) -> Difference:
+def paired(measure: Measure, first: Runs, second: Runs, groups: Sequence[str] | None = None) -> Difference:
     """The score of the first minus that of the second.
 
     Args:
         first, second: cases of each seed, the seeds in one order.
+        groups: what each case belongs to, where they are not independent: groups then take the place of cases.
 
     Raises:
         ValueError: where seeds or cases are not the same.
@@ -82,13 +83,15 @@ def paired(measure: Measure, first: Runs, second: Runs) -> Difference:
     if [[case.id for case in cases] for cases in first] != [[case.id for case in cases] for cases in second]:
         raise ValueError("first, second: expected the same cases for the same seeds; got others. Score them again.")
     scores = [measure.of(a) - measure.of(b) for a, b in zip(first, second, strict=True)]
-    apart = [measure.pseudovalues(a) - measure.pseudovalues(b) for a, b in zip(first, second, strict=True)]
+    values = [[measure.pseudovalues(cases, groups) for cases in runs] for runs in (first, second)]
+    apart = [a - b for a, b in zip(*values, strict=True)]
     return _difference(scores, np.stack(apart))
 
 
-def estimate(measure: Measure, runs: Runs) -> Difference:
-    """The score of one loss, with the interval of other seeds and other cases."""
-    return _difference([measure.of(cases) for cases in runs], np.stack([measure.pseudovalues(c) for c in runs]))
+def estimate(measure: Measure, runs: Runs, groups: Sequence[str] | None = None) -> Difference:
+    """The score of one loss, with the interval of other seeds and other cases; `groups` as in `paired`."""
+    values = np.stack([measure.pseudovalues(cases, groups) for cases in runs])
+    return _difference([measure.of(cases) for cases in runs], values)
 
 
 def holm(ps: Sequence[float | None]) -> list[float | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations, pairwise
@@ -14,6 +15,7 @@ from delineate.evaluation import (
     case_dice,
     class_iou,
     estimate,
+    groups_of,
     holm,
     measure_of,
     miou,
@@ -70,8 +72,9 @@ class Analysis:
         measures: those of the whole, the one that decides first.
         scores: of each measure and class ("iou/NAME") by key, then of each loss.
         pairs: of each measure by key, every two losses; corrected over these pairs.
-        class_pairs: IoU of each class, every two losses; corrected over all pairs and classes.
+        class_pairs: IoU of each class but background, every two losses; corrected over all pairs and classes.
         sizes: of the classes with objects enough.
+        unit: what is counted as a case, "case" or "group of cases".
     """
 
     measures: tuple[Measure, ...]
@@ -79,6 +82,7 @@ class Analysis:
     pairs: dict[str, list[Pair]]
     class_pairs: dict[str, list[Pair]]
     sizes: dict[str, list[SizeClass]]
+    unit: str = "case"
 
     @property
     def deciding(self) -> Measure:
@@ -104,6 +108,8 @@ class Analysis:
 
 Cases = dict[str, dict[int, list[CaseCounts]]]
 """By loss and seed."""
+Groups = list[str] | None
+"""What each case belongs to; None: they are independent."""
 
 
 @lru_cache(maxsize=4)
@@ -116,47 +122,53 @@ def analyse(comparison: Comparison) -> Analysis | None:
     cases = {loss: of_seeds for loss, of_seeds in cases.items() if of_seeds}
     if comparison.single or comparison.few_labels or not cases:
         return None
-    data = comparison.data
+    data, groups = comparison.data, _groups(comparison, cases)
     classes, scored, word = data.classes, data.scored, data.object_word
     deciding = measure_of(comparison.metric, classes, scored, word)
     labels = [classes.index(name) for name in scored]
     others = (miou(len(classes)), case_dice(labels), object_f1(scored, word))
     of_whole = (deciding, *(measure for measure in others if measure.key != deciding.key))
     of_classes = [class_iou(classes, name) for name in data.by_share]
-    scores = {measure.key: _scores(measure, cases) for measure in (*of_whole, *of_classes)}
+    scores = {measure.key: _scores(measure, cases, groups) for measure in (*of_whole, *of_classes)}
     measures = tuple(measure for measure in of_whole if scores[measure.key])
     return Analysis(
         measures,
         scores,
-        {measure.key: _tested([(measure, cases)])[measure.key] for measure in measures},
-        _tested([(measure, cases) for measure in of_classes]),
-        _sizes(cases, scored, word),
+        {measure.key: _tested([measure], cases, groups)[measure.key] for measure in measures},
+        _tested([class_iou(classes, name) for name in data.by_share if name in scored], cases, groups),
+        _sizes(cases, groups, scored, word),
+        "group of cases" if groups else "case",
     )
 
 
-def _scores(measure: Measure, cases: Cases) -> dict[str, Difference]:
+def _groups(comparison: Comparison, cases: Cases) -> Groups:
+    ids = [case.id for case in next(iter(next(iter(cases.values())).values()))]
+    return groups_of(comparison.groups, ids) if comparison.groups else None
+
+
+def _scores(measure: Measure, cases: Cases, groups: Groups) -> dict[str, Difference]:
     """Of each loss that has a score."""
-    found = {loss: estimate(measure, list(of_seeds.values())) for loss, of_seeds in cases.items()}
+    found = {loss: estimate(measure, list(of_seeds.values()), groups) for loss, of_seeds in cases.items()}
     return {loss: score for loss, score in found.items() if not math.isnan(score.mean)}
 
 
-def _tested(families: list[tuple[Measure, Cases]]) -> dict[str, list[Pair]]:
+def _tested(measures: Sequence[Measure], cases: Cases, groups: Groups) -> dict[str, list[Pair]]:
     """Every two losses on every measure, corrected over all of these."""
     found = []
-    for measure, cases in families:
+    for measure in measures:
         for first, second in combinations(cases, 2):
             seeds = [seed for seed in cases[first] if seed in cases[second]]
             runs = [[cases[loss][seed] for seed in seeds] for loss in (first, second)]
-            if seeds and not math.isnan((difference := paired(measure, *runs)).mean):
+            if seeds and not math.isnan((difference := paired(measure, runs[0], runs[1], groups)).mean):
                 found.append((measure.key, first, second, difference))
-    ps = holm([None if difference.p is None else difference.p for *_, difference in found])
-    tested: dict[str, list[Pair]] = {measure.key: [] for measure, _ in families}
+    ps = holm([difference.p for *_, difference in found])
+    tested: dict[str, list[Pair]] = {measure.key: [] for measure in measures}
     for (key, first, second, difference), p in zip(found, ps, strict=True):
         tested[key].append(Pair(first, second, difference, p))
     return tested
 
 
-def _sizes(cases: Cases, scored: list[str], word: str) -> dict[str, list[SizeClass]]:
+def _sizes(cases: Cases, groups: Groups, scored: list[str], word: str) -> dict[str, list[SizeClass]]:
     """Recall by size of the classes with the most objects."""
     truth = next(iter(next(iter(cases.values())).values()))
     counts = {name: sum(len(case.objects[name].sizes) for case in truth if case.objects) for name in scored}
@@ -165,12 +177,12 @@ def _sizes(cases: Cases, scored: list[str], word: str) -> dict[str, list[SizeCla
     for name in (name for name in scored if name in chosen[:MOST_PANELS]):
         bounds = size_bounds(truth, name)
         found[name] = [
-            _size_class(recall_of_sizes(name, low, high, word), cases, truth, low, high)
+            _size_class(recall_of_sizes(name, low, high, word), cases, groups, low, high)
             for low, high in pairwise(bounds)
         ]
     return found
 
 
-def _size_class(measure: Measure, cases: Cases, truth: list[CaseCounts], low: float, high: float) -> SizeClass:
-    objects = int(measure.table(truth).sum(0)[1])
-    return SizeClass(low, high, objects, _scores(measure, cases))
+def _size_class(measure: Measure, cases: Cases, groups: Groups, low: float, high: float) -> SizeClass:
+    truth = next(iter(next(iter(cases.values())).values()))
+    return SizeClass(low, high, int(measure.table(truth).sum(0)[1]), _scores(measure, cases, groups))

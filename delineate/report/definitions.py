@@ -8,7 +8,7 @@ from .results import RARE_SHARE, Comparison
 
 INDEPENDENT = (
     "Intervals and p take the validation cases as independent. Frames of one video or several scans of one patient are "
-    "not: the intervals are then too narrow and p is too small."
+    "not: the intervals are then too narrow and p is too small. --groups tells what a case belongs to."
 )
 
 
@@ -46,12 +46,13 @@ def _scores(comparison: Comparison, found: Analysis | None) -> list[tuple[str, s
 
 def _chance(comparison: Comparison, found: Analysis) -> list[tuple[str, str]]:
     several = max((len(comparison.of(loss)) for loss in found.ranked), default=0) > 1
-    both = "other seeds and other cases" if several else "other cases; with one seed nothing is known of other seeds"
+    cases = "other cases" if comparison.groups is None else "other groups of cases"
+    both = f"other seeds and {cases}" if several else f"{cases}; with one seed nothing is known of other seeds"
     said = [
         ("Interval", f"95 % t interval of the mean, for {both}. A score is taken apart by case with the jackknife.")
     ]
     if len(found.ranked) < 2:
-        return [*said, ("Independent cases", INDEPENDENT)]
+        return [*said, _independent(comparison)]
     shown = (
         f"A difference is shown where p is below {SIGNIFICANT:g} and both losses were trained with two seeds or more"
     )
@@ -61,15 +62,23 @@ def _chance(comparison: Comparison, found: Analysis) -> list[tuple[str, str]]:
         (
             "p",
             "How likely a difference as large would be if the losses did not differ, two-sided, after Holm's "
-            f"correction: over all pairs of losses; class by class over all pairs and classes. {shown}.",
+            "correction: over all pairs of losses; class by class over all pairs and all classes but background. "
+            f"{shown}.",
         ),
         (
             "Detectable difference",
-            "The true difference that would be shown four times in five with as many seeds and cases, by the interval "
-            "of a single pair. No difference shown does not mean that there is none.",
+            "The true difference that would be shown four times in five with as many seeds and cases, with p corrected "
+            "for all pairs. No difference shown does not mean that there is none.",
         ),
-        ("Independent cases", INDEPENDENT),
+        _independent(comparison),
     ]
+
+
+def _independent(comparison: Comparison) -> tuple[str, str]:
+    if comparison.groups is None:
+        return "Independent cases", INDEPENDENT
+    text = f"Intervals and p take groups of cases as independent, those in whose names “{comparison.groups}” finds the"
+    return "Independent groups", f"{text} same part. The cases of a group count as one."
 
 
 def _sizes(comparison: Comparison, found: Analysis) -> list[tuple[str, str]]:
@@ -82,9 +91,15 @@ def _sizes(comparison: Comparison, found: Analysis) -> list[tuple[str, str]]:
 
 
 def _costs(comparison: Comparison) -> list[tuple[str, str]]:
+    step = "wall-clock time of a training step, with network, loss and optimizer, without loading data."
+    turns = (
+        f"The loss alone, plus the rest of a step, the median of all runs; so a loss is not charged for an hour in "
+        f"which the machine was busy. A step is the {step}"
+    )
+    alone = "Median time of the loss by itself, forward and backward, on a batch as training saw it"
     said = [
-        ("Time", "Median wall-clock time of a training step, with network, loss and optimizer, without loading data."),
-        ("Loss alone", "Median time of the loss by itself, forward and backward, on a batch as training saw it."),
+        ("Time", turns if comparison.loss_ms else f"Median {step}"),
+        ("Loss alone", f"{alone}, all losses in turns after the trainings." if comparison.loss_ms else f"{alone}."),
         ("Peak memory", "The most that one training step allocates beyond what was held before it."),
     ]
     if not comparison.single and any(run.gradient_norm for run in comparison.runs):

@@ -36,8 +36,8 @@ def leaderboard(comparison: Comparison) -> list[dict[str, Any]]:
 
 def _row(comparison: Comparison, loss: str) -> dict[str, Any]:
     miou = comparison.spread(loss, lambda run: run.val.miou if run.val else None)
-    score = (miou.mean, miou.low, miou.high) if miou else (None, None, None)
     found = analyse(comparison)
+    score = (miou.mean, miou.low, miou.high) if miou and not found else (None, None, None)
     by_case: dict[str, float | None] = dict.fromkeys(BY_CASE)
     if found and loss in found.scores[found.deciding.key]:
         decides = found.scores[found.deciding.key][loss]

@@ -26,7 +26,7 @@ from .verdict import verdict
 
 OF_ONE_ARM = ("semi", "labeled", "steps", "protocol")
 """Entries of the budget that hold for the first arm of few labels alone; facts tell them of all."""
-OF_FEW_LABELS = ("semi", "labeled")
+OF_FEW_LABELS = ("semi", "labeled", "unlabeled", "protocol")
 """Entries that say nothing where every image is labelled."""
 
 

@@ -299,6 +299,7 @@ class Comparison:
     env: dict[str, Any]
     few_labels: FewLabels | None = None
     metric: str = "miou"  # what decides
+    groups: str | None = None  # regular expression that finds in a case's id what it belongs to
     worst: list[str] = field(default_factory=list)  # ids of the worst cases, pictured like the samples
     loss_ms: dict[str, float] = field(default_factory=dict)  # of each loss alone, timed in turns after the trainings
     advice: list[dict[str, Any]] = field(default_factory=list)  # why these losses, where the data chose them
@@ -380,6 +381,7 @@ def read_results(folder: Path) -> Comparison:
         env=Record.read(folder / "env.json").entries,
         few_labels=None if few is None else FewLabels.read(few, losses),
         metric=metric,
+        groups=record.optional("groups", str),
         worst=[str(name) for name in record.optional("worst", list) or []],
         loss_ms={loss: timed.get(loss, float) for loss in losses if loss in timed.entries},
         advice=record.optional("advice", list) or [],

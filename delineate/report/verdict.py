@@ -11,6 +11,9 @@ POINTS = 100
 """Scores are from 0 to 1, differences are told in points of 100."""
 SAME_COST = 0.02
 """Share by which times of a step must differ to be told."""
+NEAREST = 2
+"""Losses behind the leader that are told one by one, beside the first named."""
+UNITS = {"case": "cases", "group of cases": "groups of cases"}
 NAMED = 4
 """Classes that a sentence names."""
 
@@ -63,14 +66,19 @@ def _shown(comparison: Comparison, found: Analysis) -> list[str]:
     beaten, open_ = [pair for pair in pairs if pair.shown], [pair for pair in pairs if _tested(pair) and not pair.shown]
     untested = [pair for pair in pairs if not _tested(pair)]
     if beaten:
-        said = [_beats(comparison, found, pair) for pair in reversed(beaten)]
+        told = [pair for pair in beaten if pair.second == comparison.losses[0] or pair in beaten[:NEAREST]]
+        said = [_beats(comparison, found, pair) for pair in told]
         if len(beaten) > 1 and not open_ and not untested:
             said.insert(0, f"{best} is better than every other loss on {comparison.data.name}.")
+        elif len(beaten) > len(told):
+            said.insert(
+                0, f"{best} is better than {len(beaten)} of {len(pairs)} other losses on {comparison.data.name}."
+            )
         said += [f"Between {best} and these no difference can be shown: {_listed(open_)}."] if open_ else []
     else:
         said = [*_nothing(comparison, found, open_), *_class_sentences(found)]
     said += [f"With one seed in common nothing is tested: {_listed(untested)} points."] if untested else []
-    return [*said, _could(found)]
+    return [*said, _could(found, open_)]
 
 
 def _tested(pair: Pair) -> bool:
@@ -130,20 +138,20 @@ def _class_sentences(found: Analysis) -> list[str]:
     return said
 
 
-def _could(found: Analysis) -> str:
-    """What difference would have been seen, after the correction."""
+def _could(found: Analysis, open_: list[Pair]) -> str:
+    """What was tested, and what difference to the leader would have been seen where none was, after the correction."""
     pairs = [pair for pair in _pairs_of(found, found.ranked[0]) if _tested(pair)]
     if not pairs:
         return "Add seeds to those that have fewer."
     tests = len(found.pairs[found.deciding.key])
-    sizes = [size for pair in pairs if (size := pair.difference.detectable(tests)) is not None]
+    sizes = [size for pair in open_ if (size := pair.difference.detectable(tests)) is not None]
     one = pairs[0].difference
-    counts = f"{one.seeds} seeds and {one.cases} case{'' if one.cases == 1 else 's'}"
+    counts = f"{one.seeds} seeds and {one.cases} {found.unit if one.cases == 1 else UNITS[found.unit]}"
     if not sizes:
         return f"Tested on {counts}."
     return (
-        f"With {counts} a true difference of {POINTS * max(sizes):.1f} points would be shown four times in five, a "
-        "smaller one less often."
+        f"With {counts} a true difference of {POINTS * max(sizes):.1f} points would have been shown four times in "
+        "five, a smaller one less often."
     )
 
 

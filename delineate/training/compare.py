@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from delineate.data import Source, shares, write_split_lists
-from delineate.evaluation import METRICS, Measure, measure_of, scored_labels
+from delineate.evaluation import METRICS, Measure, groups_of, measure_of, scored_labels
 from delineate.metrics import INSTANCE
 from delineate.training.arms import Arm, few_labels_grid, folder_names
 from delineate.training.datamodule import DataModule
@@ -32,6 +32,8 @@ class Terms:
 
     Args:
         seeds: trainings of each arm, with seeds 0, 1, ...
+        groups: regular expression that finds in the name of a val case what it belongs to, such as its patient; None:
+            cases are independent.
         metric: what decides, one of `METRICS`; None: mean Dice by case on nnU-Net data, else mIoU.
         lr_sweep: peak learning rates to choose from for each arm, on a fifth of train; none: that of the settings.
         sweep_epochs: of each training of that search.
@@ -41,6 +43,7 @@ class Terms:
 
     seeds: int = 3
     metric: str | None = None
+    groups: str | None = None
     lr_sweep: tuple[float, ...] = ()
     sweep_epochs: int = 2
     budget: str | None = None
@@ -119,6 +122,8 @@ def compare_arms(
         Interrupted: on Ctrl-C, with everything reached on disk.
     """
     _check(arms, terms)
+    if terms.groups:
+        groups_of(terms.groups, [item.id for item in arms[0].source.items("val")])
     usable = [_usable(arm.source, arm.settings, 0, arm.loss) for arm in arms]
     arms = [replace(arm, settings=data.settings) for arm, data in zip(arms, usable, strict=True)]
     arms, time_budget = _within_budget(arms, terms, folder)
@@ -133,6 +138,7 @@ def compare_arms(
         "few_labels": few_labels_grid(arms),
         "seeds": list(range(terms.seeds)),
         "metric": measure.key,
+        "groups": terms.groups,
         "samples": ids,
         "worst": [],
         "loss_ms": {},
@@ -210,7 +216,7 @@ def _within_budget(arms: list[Arm], terms: Terms, folder: Path) -> tuple[list[Ar
 
 def _options(source: Source, settings: Settings, terms: Terms, options: dict[str, Any]) -> dict[str, Any]:
     """The arguments that repeat the comparison; the epochs in place of a budget."""
-    of_terms = {"seeds": terms.seeds, "metric": terms.metric, "parallel": terms.parallel}
+    of_terms = {"seeds": terms.seeds, "metric": terms.metric, "groups": terms.groups, "parallel": terms.parallel}
     if terms.lr_sweep:
         of_terms |= {"lr_sweep": list(terms.lr_sweep), "sweep_epochs": terms.sweep_epochs}
     return run_options(source, settings) | {"semi": None, "labeled": None} | options | of_terms

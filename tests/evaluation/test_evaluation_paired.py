@@ -15,6 +15,7 @@ from delineate.evaluation import (
     class_iou,
     count_case,
     estimate,
+    groups_of,
     holm,
     measure_of,
     miou,
@@ -215,6 +216,35 @@ def student_power(true, detectable, freedom=20):
 def test_losses_that_are_equal_in_everything_do_not_differ(cases):
     found = paired(miou(3), [cases, cases], [cases, cases])
     assert (found.mean, found.p, found.interval, found.detectable()) == (0, 1, (0, 0), None)
+
+
+def test_cases_of_a_group_are_left_out_together(cases):
+    groups = ["a", "b", "a", "c", "b", "a"]
+    merged = [
+        np.sum([[case.tp, case.truth, case.predicted] for case, of in zip(cases, groups, strict=True) if of == name], 0)
+        for name in "abc"
+    ]
+    merged = [CaseCounts(str(k), *map(tuple, counts.tolist()), {}) for k, counts in enumerate(merged)]
+    assert miou(3).pseudovalues(cases, groups) == pytest.approx(miou(3).pseudovalues(merged))
+    assert miou(3).pseudovalues(cases, list("uvwxyz")) == pytest.approx(miou(3).pseudovalues(cases))
+
+
+def test_copies_of_cases_tell_no_more_once_they_are_grouped():
+    first, second = counted(*draw(5)), counted(draw(5)[0], draw(6, 6, 0.6)[1])
+    twice = [[case for case in cases for _ in range(2)] for cases in (first, second)]
+    once, copied = paired(miou(3), [first], [second]), paired(miou(3), *([cases] for cases in twice))
+    grouped = paired(miou(3), *([cases] for cases in twice), groups=[case.id for case in twice[0]])
+    assert copied.error < 0.8 * once.error
+    assert (grouped.mean, grouped.error, grouped.cases) == pytest.approx((once.mean, once.error, 6))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"), [("x(", "expected a regular expression"), ("z", "a has none"), ("", "all belong to")]
+)
+def test_patterns_that_make_no_groups_are_refused(pattern, message):
+    with pytest.raises(ValueError, match=message):
+        groups_of(pattern, ["a", "b"])
+    assert groups_of("(.).", ["ab", "ac", "bb"]) == ["a", "a", "b"]
 
 
 def test_other_cases_cannot_be_paired(cases):

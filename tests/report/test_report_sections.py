@@ -268,6 +268,13 @@ def test_advice_budget_and_definitions_are_told(full: Path, page: str) -> None:
     assert "Frames of one video or several scans of one patient" in page
 
 
+def test_groups_of_cases_are_told(full: Path, page: str) -> None:
+    assert "Independent groups" not in page
+    told = dict(definitions(replace(read_results(full), groups="street[0-9]")))
+    assert "“street[0-9]” finds the same part" in told["Independent groups"]
+    assert told["Interval"].startswith("95 % t interval of the mean, for other seeds and other groups of cases.")
+
+
 @pytest.mark.parametrize("names", [2, 60])
 def test_many_classes_are_folded_away(tmp_path: Path, names: int) -> None:
     classes = {f"c{place}": 100 / names for place in range(names)}
