@@ -184,8 +184,8 @@ def test_the_baseline_comes_first_and_the_rest_by_strength():
 
 def test_strength_is_evidence_times_doublings():
     rules = {rule.name: rule for rule in RULES}
-    assert rules["hard voxels of rare classes"].strength(20) == pytest.approx(0.7)
-    assert rules["hard voxels of rare classes"].strength(80) == pytest.approx(0.7 * 3)
+    assert rules["weights of rare classes"].strength(20) == pytest.approx(0.7)
+    assert rules["weights of rare classes"].strength(80) == pytest.approx(0.7 * 3)
     assert rules["small instances"].strength(2) == pytest.approx(0.4 * 3)
     assert rules["large objects"].strength(0) == pytest.approx(0.7 * 11)
 

@@ -38,8 +38,8 @@ def cost_scatter(comparison: Comparison) -> str | None:
         return None
     scores, points = found.scores[found.deciding.key], {}
     for loss in found.ranked:
-        if time := comparison.spread(loss, lambda run: run.cost["ms_per_step"]):
-            points[loss] = (time.mean, _bar(scores[loss]))
+        if (time := comparison.step_ms(loss)) is not None:
+            points[loss] = (time, _bar(scores[loss]))
     if len(points) < 2:
         return None
     names = {loss: wrapped(loss, NAME, 3) for loss in points}
