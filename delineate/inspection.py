@@ -220,7 +220,8 @@ def _print_advice(advice: tuple[Advice, ...]) -> None:
     table.add_column("loss to try", overflow="fold", max_width=42)
     table.add_column("because", overflow="fold")
     for rank, row in enumerate(advice, start=1):
-        table.add_row(str(rank), Text(row.loss), Text(row.figure))
+        caution = rank > 1 and row.loss == advice[0].loss
+        table.add_row(str(rank), "(a caution)" if caution else Text(row.loss), Text(row.figure))
     _console().print(table)
 
 

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -146,7 +147,8 @@ def _in_process(row: Row, place: int, at_once: int, gpus: list[str], errors: Con
     try:
         row.train()
     except (Interrupted, KeyboardInterrupt):
-        raise SystemExit(STOPPED) from None
+        sys.stdout.flush()
+        os._exit(STOPPED)  # an orderly end would kill the processes that load images, and complain of their death
     except (ValueError, OSError) as error:
         errors.send(str(error))
         raise SystemExit(2) from None
