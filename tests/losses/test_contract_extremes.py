@@ -70,7 +70,7 @@ def test_c5_powers_at_a_perfect_prediction(case, mode, kind):
                 logits = margins(labels, 2, margin, mode).float()
                 value, gradient = value_and_gradient(case.build(mode=mode, **options), logits, target)
                 best = case.best(labels, 2, mode, **options)
-                rounding = 1e-6 * (abs(best) + 1) if case.relative else 0
+                rounding = case.rounding(best)
                 assert value >= best - rounding
                 assert value - best < 0.05 or (margin == 8 and (compound or "C4" in case.exempt))
                 assert gradient.isfinite().all()

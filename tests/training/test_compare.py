@@ -18,6 +18,7 @@ from delineate.training.run import Watch
 
 LOSSES = ["CE", "Dice + 0.5*TopK(k=0.2)"]
 FAST = ["--batch_size", "4", "--workers", "0", "--crop", "64", "64"]
+ONE_SEED = [*FAST, "--seeds", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def streets(tmp_path_factory):
 @pytest.fixture(scope="module")
 def compared(streets, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "compare"
-    main(["compare", str(streets), "--losses", *LOSSES, "--epochs", "2", "--out", str(out), *FAST])
+    main(["compare", str(streets), "--losses", *LOSSES, "--epochs", "2", "--out", str(out), *ONE_SEED])
     return out
 
 
@@ -107,7 +108,7 @@ def test_the_config_repeats_the_run_exactly(compared, tmp_path):
 def test_existing_results_are_never_overwritten(compared, streets, capsys):
     before = (compared / "compare.json").read_text()
     with pytest.raises(SystemExit) as stop:
-        main(["compare", str(streets), "--out", str(compared), *FAST])
+        main(["compare", str(streets), "--out", str(compared), *ONE_SEED])
     assert stop.value.code == 2
     assert "--resume" in capsys.readouterr().err
     assert (compared / "compare.json").read_text() == before
@@ -115,7 +116,8 @@ def test_existing_results_are_never_overwritten(compared, streets, capsys):
 
 def test_a_comparison_can_be_extended_but_not_under_other_conditions(compared, streets, capsys):
     kept = (compared / "ce/seed0/checkpoints/last.ckpt").stat().st_mtime_ns
-    more = ["compare", str(streets), "--losses", *LOSSES, "Focal", "--out", str(compared), "--resume", "true", *FAST]
+    more = ["compare", str(streets), "--losses", *LOSSES, "Focal", "--out", str(compared), *ONE_SEED]
+    more += ["--resume", "true"]
     main([*more, "--epochs", "2"])
     found = load(compared / "compare.json")
     assert found["losses"] == [*LOSSES, "Focal"]
@@ -160,7 +162,7 @@ def test_stopped_by_ctrl_c_and_continued_equals_never_stopped(streets, tmp_path,
 
 def test_a_loss_that_is_not_finite_fails_its_run_and_not_the_comparison(streets, tmp_path, capsys):
     out = tmp_path / "compare"
-    main(["compare", str(streets), "--losses", "CE", "1e39*CE", "--epochs", "1", "--out", str(out), *FAST])
+    main(["compare", str(streets), "--losses", "CE", "1e39*CE", "--epochs", "1", "--out", str(out), *ONE_SEED])
     runs = [load(out / run / "metrics.json") for run in load(out / "compare.json")["runs"]]
     assert [run["status"] for run in runs] == ["finished", "failed"]
     assert "lower --lr" in runs[1]["error"]

@@ -24,6 +24,7 @@ from delineate.training.results import read_cases
 from delineate.training.settings import Settings
 from delineate.training.showcase import worst_cases
 from delineate.training.sweep import _chosen, held_out
+from losses.conftest import one_thread  # noqa: F401
 
 TINY = ["--model", "training.tiny.Tiny"]
 FAST = ["--batch_size", "4", "--workers", "0", "--crop", "64", "64"]
@@ -137,6 +138,7 @@ def start(words, **environment):
     )
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_trainings_at_once_are_those_one_by_one_and_a_killed_one_is_told(streets, tmp_path):
     """Two at once whose second forward pass kills them; then continued, in one process."""
     drawing = ["--model", "training.tiny.Drawing", "--epochs", "2"]

@@ -48,7 +48,7 @@ def lesions(tmp_path_factory):
 def compared(lesions, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "compare"
     losses = ["Dice + CE", "Dice + Boundary"]
-    main(["compare", str(lesions), "--losses", *losses, "--epochs", "1", "--out", str(out), *FAST])
+    main(["compare", str(lesions), "--losses", *losses, "--seeds", "1", "--epochs", "1", "--out", str(out), *FAST])
     return out
 
 
