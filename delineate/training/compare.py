@@ -122,38 +122,14 @@ def compare_arms(
         Interrupted: on Ctrl-C, with everything reached on disk.
     """
     _check(arms, terms)
-    if terms.groups:
-        groups_of(terms.groups, [item.id for item in arms[0].source.items("val")])
-    usable = [_usable(arm.source, arm.settings, 0, arm.loss) for arm in arms]
-    arms = [replace(arm, settings=data.settings) for arm, data in zip(arms, usable, strict=True)]
-    arms, time_budget = _within_budget(arms, terms, folder)
-    data = DataModule(arms[0].source, arms[0].settings, 0)
+    arms, time_budget = _within_budget([_completed(arm) for arm in arms], terms, folder)
     source = max((arm.source for arm in arms), key=lambda source: len(source.items("train")))
-    share, notes = class_shares(source)
-    ids, measure = choose_samples(source, share), terms.measure(source)
-    found = {
-        "data": describe(source, share, notes),
-        "runs": [],
-        "losses": [arm.name for arm in arms],
-        "few_labels": few_labels_grid(arms),
-        "seeds": list(range(terms.seeds)),
-        "metric": measure.key,
-        "groups": terms.groups,
-        "samples": ids,
-        "worst": [],
-        "loss_ms": {},
-        "budget": budget(data) | {"trainings_at_once": terms.at_once},
-        "time_budget": time_budget,
-        "advice": list(advice),
-        "sweep": None,
-        "same_start": None,
-        "same_batches": None,
-        "status": "interrupted",
-    }
-    prepare_run(folder, _options(source, arms[0].settings, terms, options), may_grow=(*options, "seeds"))
-    write_samples(data, ids, folder / "samples")
-    rows = _rows(arms, terms.seeds, folder, ids)
+    data, measure = DataModule(arms[0].source, arms[0].settings, 0), terms.measure(source)
+    found = _planned(arms, terms, source, data) | {"time_budget": time_budget, "advice": list(advice)}
+    rows = _rows(arms, terms.seeds, folder, found["samples"])
     found["runs"] = [str(row.folder.relative_to(folder)) for row in rows]
+    prepare_run(folder, _options(source, arms[0].settings, terms, options), may_grow=(*options, "seeds"))
+    write_samples(data, found["samples"], folder / "samples")
     write_json(folder / COMPARISON, found)
     if terms.lr_sweep:
         found["sweep"] = sweep(
@@ -161,17 +137,43 @@ def compare_arms(
         )
         write_json(folder / COMPARISON, found)
         arms = [_at_rate(arm, found["sweep"]["arms"][arm.name]["chosen"]) for arm in arms]
-        rows = _rows(arms, terms.seeds, folder, ids)
+        rows = _rows(arms, terms.seeds, folder, found["samples"])
     results = train_rows(rows, terms.at_once, lambda: after_run(folder))
     found["same_start"], found["same_batches"] = _alike(results, "initial_weights"), _alike(results, "batches")
     shown = [row for row in rows if row.seed == 0 and finished(row.folder)]
     if shown and not found["few_labels"]:
         scored = scored_labels(source.classes, background=source.layout == "nnunet")
         found["worst"], found["loss_ms"] = write_showcase(shown, scored, folder)
-    found["status"] = "finished"
-    write_json(folder / COMPARISON, found)
+    write_json(folder / COMPARISON, found | {"status": "finished"})
     after_run(folder)
-    return found
+    return found | {"status": "finished"}
+
+
+def _planned(arms: list[Arm], terms: Terms, source: Source, data: DataModule) -> dict[str, Any]:
+    """What `compare.json` holds before the first training."""
+    share, notes = class_shares(source)
+    return {
+        "data": describe(source, share, notes),
+        "runs": [],
+        "losses": [arm.name for arm in arms],
+        "few_labels": few_labels_grid(arms),
+        "seeds": list(range(terms.seeds)),
+        "metric": terms.measure(source).key,
+        "groups": terms.groups,
+        "samples": choose_samples(source, share),
+        "worst": [],
+        "loss_ms": {},
+        "budget": budget(data) | {"trainings_at_once": terms.at_once},
+        "sweep": None,
+        "same_start": None,
+        "same_batches": None,
+        "status": "interrupted",
+    }
+
+
+def _completed(arm: Arm) -> Arm:
+    """With all settings, once its network has been built with them for a trial."""
+    return replace(arm, settings=_usable(arm.source, arm.settings, 0, arm.loss).settings)
 
 
 def _usable(source: Source, settings: Settings, seed: int, loss: str) -> DataModule:
@@ -196,6 +198,8 @@ def _check(arms: list[Arm], terms: Terms) -> None:
         )
     if terms.lr_sweep and arms[0].settings.semi:
         raise ValueError("--lr_sweep: expected without --semi, whose few labels leave none to hold out. Name --lr.")
+    if terms.groups:
+        groups_of(terms.groups, [item.id for item in arms[0].source.items("val")])
     if terms.budget and arms[0].settings.epochs:
         raise ValueError("--budget, --epochs: expected one of them, as the budget decides the epochs; got both.")
 
