@@ -14,6 +14,7 @@ from pathlib import Path
 
 from scipy.stats import t
 
+from delineate.evaluation import holm
 from delineate.report import Comparison, Run, read_results
 from delineate.report.leaderboard import rare_iou
 from delineate.report.results import RARE_SHARE
@@ -68,20 +69,6 @@ class Estimate:
         """As `0.412 ± 0.031`, with the number of seeds where it is not `seeds`."""
         half = "-" if self.half is None else f"{self.half:.{digits}f}"
         return f"{self.mean:{sign}.{digits}f} ± {half}" + (f" ({self.count})" if self.count != seeds else "")
-
-
-def holm(ps: list[float | None]) -> list[float | None]:
-    """p-values after Holm's correction for those that exist.
-
-    >>> holm([0.01, None, 0.04, 0.03])
-    [0.03, None, 0.06, 0.06]
-    """
-    order = sorted((p, place) for place, p in enumerate(ps) if p is not None)
-    corrected, largest = list(ps), 0.0
-    for rank, (p, place) in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - rank) * p))
-        corrected[place] = largest
-    return corrected
 
 
 def quality(found: Comparison) -> list[Score]:
