@@ -16,8 +16,8 @@ from delineate import __version__, failures
 from delineate.advice import advise, auto_losses
 from delineate.arguments import join_lists, name_truth
 from delineate.data import DataError, Source, statistics
-from delineate.evaluation import evaluate_pairs, evaluation_folder, print_evaluation, print_whole, write_evaluation
-from delineate.inspection import inspect_data, inspection_folder, print_inspection, write_inspection
+from delineate.evaluation import evaluate_pairs, print_evaluation, print_whole, results_folder, write_evaluation
+from delineate.inspection import inspect_data, print_inspection, write_inspection
 from delineate.metrics import Conventions
 from delineate.report import (
     grid,
@@ -54,7 +54,7 @@ def inspect(data: str, split: str = "train", limit: int | None = None, out: str 
         limit: look at this many images of each split only, evenly spread.
         out: folder to write to; a new one under runs/ by default.
     """
-    folder = inspection_folder(data, out)
+    folder = results_folder("inspect", Path(data).resolve().name, out)
     found = inspect_data(data, split, limit)
     page = write_inspection(folder, found)
     print_inspection(found)
@@ -193,7 +193,7 @@ def evaluate(
     for name, value in of_runs.items():
         if value not in (None, "last", "student"):
             raise ValueError(f"{name}: expected with a run alone, as in evaluate RUN; got {value} with label maps.")
-    folder = evaluation_folder(Path(run).resolve().name.split(".")[0], out)
+    folder = results_folder("evaluate", Path(run).resolve().name.split(".")[0], out)
     with progress("evaluating") as update:
         found = evaluate_pairs(
             Path(run), Path(truth), classes, ignore_index, spacing, conventions=chosen, worst=worst, progress=update
@@ -222,7 +222,7 @@ def _evaluate_run(
             f"{run}: expected a run of `delineate train` or `compare` with config.yaml; found none. To score label "
             "maps name the true ones too, as in evaluate PREDICTIONS TRUTH."
         )
-    split, folder = split or "val", None if out is None else evaluation_folder(run, out)
+    split, folder = split or "val", None if out is None else results_folder("evaluate", run, out)
     with progress("evaluating") as update:
         found, cases, written = evaluate_run(Path(run), data, split, update, conventions, worst, folder, weights)
     print_whole(found, f"{run} on {split}")

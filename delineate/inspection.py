@@ -111,18 +111,6 @@ def inspect_data(data: str, split: str, limit: int | None) -> Inspection:
     return Inspection(source, found, problems, advise(found, data))
 
 
-def inspection_folder(data: str, out: str | None) -> Path:
-    """A folder to write to: `out`, new or empty, or else the next `runs/inspect-NAME-NUMBER`."""
-    if out is not None:
-        if Path(out).is_file() or (Path(out).is_dir() and any(Path(out).iterdir())):
-            raise ValueError(f"--out {out}: expected a folder that is new or empty. Choose another one.")
-        return Path(out)
-    base, number = Path("runs") / f"inspect-{Path(data).resolve().name}", 1
-    while Path(f"{base}-{number}").exists():
-        number += 1
-    return Path(f"{base}-{number}")
-
-
 def write_inspection(folder: Path, inspection: Inspection) -> Path:
     """Write `inspect.json` and `report.html` into a folder that is new or empty, both or none; returns the page."""
     part = folder.with_name(f".{folder.name}.part")

@@ -9,8 +9,8 @@ from delineate.evaluation.bootstrap import PairedDifference, bootstrap_interval,
 from delineate.evaluation.cases import Case, ScoredCase, case_rows, score_case
 from delineate.evaluation.counts import CaseCounts, Objects, count_case
 from delineate.evaluation.evaluate import Evaluation, evaluate_cases, evaluate_pairs
-from delineate.evaluation.files import evaluation_folder, write_evaluation
-from delineate.evaluation.labelling import Labelling, find_labelling, scored_labels
+from delineate.evaluation.files import results_folder, write_evaluation
+from delineate.evaluation.labelling import Labelling, find_labelling, scored_labels, scored_of
 from delineate.evaluation.measures import (
     METRICS,
     Measure,
@@ -51,7 +51,6 @@ __all__ = [
     "estimate",
     "evaluate_cases",
     "evaluate_pairs",
-    "evaluation_folder",
     "find_labelling",
     "find_pairs",
     "groups_of",
@@ -65,8 +64,10 @@ __all__ = [
     "print_whole",
     "read_cases",
     "recall_of_sizes",
+    "results_folder",
     "score_case",
     "scored_labels",
+    "scored_of",
     "size_bounds",
     "summarise",
     "write_evaluation",

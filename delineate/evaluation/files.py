@@ -41,8 +41,8 @@ def write_evaluation(
         shutil.rmtree(part, ignore_errors=True)
 
 
-def evaluation_folder(name: str, out: str | None) -> Path:
-    """A folder for the files of an evaluation: `out`, new or empty, or else the next `runs/evaluate-NAME-NUMBER`.
+def results_folder(verb: str, name: str, out: str | None) -> Path:
+    """A folder for the files of a verb: `out`, new or empty, or else the next `runs/VERB-NAME-NUMBER`.
 
     Raises:
         ValueError: for an `out` that holds something.
@@ -51,7 +51,7 @@ def evaluation_folder(name: str, out: str | None) -> Path:
         if Path(out).is_file() or (Path(out).is_dir() and any(Path(out).iterdir())):
             raise ValueError(f"--out {out}: expected a folder that is new or empty. Choose another one.")
         return Path(out)
-    base, number = Path("runs") / f"evaluate-{name}", 1
+    base, number = Path("runs") / f"{verb}-{name}", 1
     while Path(f"{base}-{number}").exists():
         number += 1
     return Path(f"{base}-{number}")

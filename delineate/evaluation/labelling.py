@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from delineate.data import DataError, nifti, picture
+from delineate.data import DataError, Source, nifti, picture
 from delineate.data.item import read_classes
 from delineate.data.nnunet import read_description, read_labels
 
@@ -71,6 +71,11 @@ def scored_labels(classes: Sequence[str], background: bool = False) -> tuple[int
     ((1,), (0, 1))
     """
     return tuple(range(int(background or "background" in classes[0].lower()), len(classes)))
+
+
+def scored_of(source: Source) -> tuple[int, ...]:
+    """The labels of a data set that are scored."""
+    return scored_labels(source.classes, background=source.layout == "nnunet")
 
 
 def find_labelling(

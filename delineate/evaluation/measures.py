@@ -98,7 +98,7 @@ def class_iou(classes: Sequence[str], name: str) -> Measure:
     return Measure(f"iou/{name}", f"IoU of {name}", _voxels, lambda sums: _iou(sums, count)[..., place])
 
 
-def case_dice(labels: Sequence[int], key: str = "dice", title: str = "Dice by case") -> Measure:
+def case_dice(labels: Sequence[int]) -> Measure:
     """Mean over the scored classes of the mean Dice over cases; 1 where truth and prediction are both empty."""
     places = list(labels)
 
@@ -106,7 +106,7 @@ def case_dice(labels: Sequence[int], key: str = "dice", title: str = "Dice by ca
         tp, both = np.array(case.tp)[places], (np.array(case.truth) + case.predicted)[places]
         return np.append(np.where(both > 0, 2 * tp / np.maximum(both, 1), 1.0), 1.0)
 
-    return Measure(key, title, terms, lambda sums: _ratio(sums[..., :-1].mean(-1), sums[..., -1]))
+    return Measure("dice", "Dice by case", terms, lambda sums: _ratio(sums[..., :-1].mean(-1), sums[..., -1]))
 
 
 def object_f1(names: Sequence[str], word: str) -> Measure:

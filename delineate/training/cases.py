@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from delineate.evaluation import CaseCounts, count_case, scored_labels
+from delineate.evaluation import CaseCounts, count_case, scored_of
 from delineate.training.datamodule import DataModule
 from delineate.training.module import SegmentationModule
 from delineate.training.results import CASES, write_json
@@ -13,7 +13,6 @@ from delineate.training.results import CASES, write_json
 def count_cases(module: SegmentationModule, data: DataModule) -> list[CaseCounts]:
     """Predict the val images one by one and count, on the grid that `val` scores are taken on."""
     source = data.source
-    scored = scored_labels(source.classes, background=source.layout == "nnunet")
     spacing = data.settings.spacing or (1.0,) * source.dims
     module.eval()
     found = []
@@ -29,16 +28,13 @@ def count_cases(module: SegmentationModule, data: DataModule) -> list[CaseCounts
                 source.classes,
                 ignore_index=source.pad_label,
                 spacing=spacing,
-                scored=scored,
+                scored=scored_of(source),
             )
         )
     return found
 
 
 def write_cases(module: SegmentationModule, data: DataModule, folder: Path) -> None:
-    """Write what `count_cases` finds into a run: names of the classes, the scored ones, and the counts of each case."""
-    source = data.source
-    scored = scored_labels(source.classes, background=source.layout == "nnunet")
+    """Write what `count_cases` finds into a run: names of the classes, and the counts of each case."""
     cases = [case.to_dict() for case in count_cases(module, data)]
-    names = list(source.classes)
-    write_json(folder / CASES, {"classes": names, "scored": [names[label] for label in scored], "cases": cases})
+    write_json(folder / CASES, {"classes": list(data.source.classes), "cases": cases})

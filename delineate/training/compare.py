@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from delineate.data import Source, shares, write_split_lists
-from delineate.evaluation import METRICS, Measure, groups_of, measure_of, scored_labels
+from delineate.evaluation import METRICS, Measure, groups_of, measure_of, scored_of
 from delineate.metrics import INSTANCE
 from delineate.training.arms import Arm, few_labels_grid, folder_names
 from delineate.training.datamodule import DataModule
@@ -69,9 +69,8 @@ class Terms:
 
     def measure(self, source: Source) -> Measure:
         """What decides, for a data set."""
-        background = source.layout == "nnunet"
-        scored = [source.classes[label] for label in scored_labels(source.classes, background=background)]
-        metric = self.metric or ("dice" if background else "miou")
+        scored = [source.classes[label] for label in scored_of(source)]
+        metric = self.metric or ("dice" if source.layout == "nnunet" else "miou")
         return measure_of(metric, source.classes, scored, INSTANCE[source.dims])
 
 
@@ -142,8 +141,7 @@ def compare_arms(
     found["same_start"], found["same_batches"] = _alike(results, "initial_weights"), _alike(results, "batches")
     shown = [row for row in rows if row.seed == 0 and finished(row.folder)]
     if shown and not found["few_labels"]:
-        scored = scored_labels(source.classes, background=source.layout == "nnunet")
-        found["worst"], found["loss_ms"] = write_showcase(shown, scored, folder)
+        found["worst"], found["loss_ms"] = write_showcase(shown, scored_of(source), folder)
     write_json(folder / COMPARISON, found | {"status": "finished"})
     after_run(folder)
     return found | {"status": "finished"}

@@ -14,7 +14,7 @@ from delineate.evaluation import (
     Evaluation,
     Labelling,
     evaluate_cases,
-    scored_labels,
+    scored_of,
     write_evaluation,
 )
 from delineate.metrics import ConfusionMatrix, Conventions
@@ -74,7 +74,7 @@ def evaluate_run(
     predictor = Predictor(folder, data, weights)
     source = predictor.source
     items, tally = _masked(source, split), _Tally(source)
-    labelling = Labelling(source.classes, _scored(source), source.ignore_index)
+    labelling = Labelling(source.classes, scored_of(source), source.ignore_index)
     cases = _cases(predictor, items, tally)
     found = evaluate_cases(cases, len(items), labelling, source.dims, conventions, worst, progress)
     result = {"run": str(folder), "data": str(source.root), "split": split} | asdict(weights)
@@ -95,11 +95,6 @@ def _masked(source: Source, split: str) -> tuple[Item, ...]:
             f"have none, {bare[0]} first. Use `delineate predict` for images without masks."
         )
     return items
-
-
-def _scored(source: Source) -> tuple[int, ...]:
-    """All classes but background."""
-    return scored_labels(source.classes, background=source.layout == "nnunet")
 
 
 def _cases(predictor: Predictor, items: tuple[Item, ...], tally: _Tally) -> Iterator[Case]:

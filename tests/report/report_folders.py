@@ -132,7 +132,7 @@ def write_run(
 
 def write_cases(folder: Path, cases: list[dict[str, Any]], classes: dict[str, float] = CLASSES) -> None:
     """The cases.json of a run."""
-    write_json(folder / "cases.json", {"classes": list(classes), "scored": list(classes), "cases": cases})
+    write_json(folder / "cases.json", {"classes": list(classes), "cases": cases})
 
 
 def write_curves(path: Path, final: float, epochs: int, rng: np.random.Generator) -> None:
