@@ -102,8 +102,8 @@ def overlap(
     costs = list(costs)
     options = (squares, spread, packed(costs))
     if mode == "softmax" and not target.is_floating_point():
-        log_p, sums, totals = overlap_labels(logits, target, weight, ignore_index, *options)
-        log_p = log_p[:, None]
+        log_p, sums, totals = overlap_labels(logits, target, weight, ignore_index, *options, per_voxel)
+        log_p = log_p[:, None] if per_voxel else None
     else:
         softmax = mode == "softmax"
         log_p, sums, totals = overlap_channels(logits, target, weight, ignore_index, softmax, *options, per_voxel)

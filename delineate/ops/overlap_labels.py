@@ -33,6 +33,7 @@ from delineate.ops.blocks import (
     wide_dtype,
 )
 from delineate.ops.cost import unpacked
+from delineate.ops.cuda import on_cuda
 from delineate.ops.transforms import differentiable
 
 
@@ -46,10 +47,11 @@ def _forward(
     squares: bool,
     spread: bool,
     costs: Sequence[float],
+    per_voxel: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (N, C, V), labels (N, V) -> log_p (N, V), sums (N, rows, C), totals (N, 2)."""
+    """Logits (N, C, V), labels (N, V) -> log_p (N, V) or (N, 0), sums (N, rows, C), totals (N, 2)."""
     (samples, classes, voxels), wide = logits.shape, wide_dtype(logits.dtype)
-    log_p = logits.new_empty(samples, voxels, dtype=wide)
+    log_p = logits.new_empty(samples, _kept(logits, per_voxel), dtype=wide)
     sums = logits.new_zeros(samples, table_rows(costs), classes, dtype=torch.float64)
 
     def sums_of(n: int, block: slice) -> Tensor:
@@ -67,7 +69,8 @@ def _forward(
         if spread:
             row[SPREAD] = row_sums((peak + lse) - z, w)
         lp = lp if ignored is None else lp.masked_fill_(ignored, 0)
-        log_p[n, block] = lp
+        if log_p.shape[1]:
+            log_p[n, block] = lp
         row[VOXELS] = sum_by_class(y, torch.ones_like(lp) if ignored is None else ~ignored, classes)
         if weight is not None and w is not None:
             row[COUNT] = sum_by_class(y, w, classes)
@@ -99,11 +102,16 @@ def _forward(
     return log_p, sums, sums[:, [VOXELS, COUNT]].sum(2)
 
 
+def _kept(logits: Tensor, per_voxel: bool) -> int:
+    """How many values of `log_p` are kept: on the CPU all, since the backward pass is faster with them."""
+    return logits.shape[2] if per_voxel or logits.device.type == "cpu" else 0
+
+
 @_forward.register_fake
-def _(logits, labels, weight, ignore_index, squares, spread, costs):
+def _(logits, labels, weight, ignore_index, squares, spread, costs, per_voxel):
     samples, classes, voxels = logits.shape
     return (
-        logits.new_empty(samples, voxels, dtype=wide_dtype(logits.dtype)),
+        logits.new_empty(samples, _kept(logits, per_voxel), dtype=wide_dtype(logits.dtype)),
         logits.new_empty(samples, table_rows(costs), classes, dtype=torch.float64),
         logits.new_empty(samples, 2, dtype=torch.float64),
     )
@@ -135,12 +143,14 @@ def _backward(
     def write(n: int, block: slice) -> None:
         y, ignored = read_labels(labels[n, block], ignore_index)
         w = read_weights(at(weight, n, block), ignored, wide)
-        z, lp, g = rows_of(logits[n, :, block], wide), log_p[n, block], g_all[n]
+        z, g = rows_of(logits[n, :, block], wide), g_all[n]
+        labelled = z.gather(0, y[None])[0]
+        lp = log_p[n, block] if log_p.shape[1] else labelled - z.logsumexp(0)
         h = _of_label(g, y, lp, squares, costs)
         h = h if w is None else h.mul_(w)
         h = h if g_log_p is None else h.add_(g_log_p[n, block])
         h = h if ignored is None else h.masked_fill_(ignored, 0)
-        lse = z.gather(0, y[None])[0].sub_(lp)
+        lse = labelled.sub_(lp)
         place = grad[n, :, block]
         direct = place.dtype == wide and place.stride(1) == 1
         p = torch.sub(z, _finite(lse, z), out=place if direct else torch.empty_like(z)).exp_()
@@ -191,7 +201,7 @@ def _finite(lse: Tensor, z: Tensor) -> Tensor:
 
 
 def _labels_context(ctx, inputs, output):
-    logits, labels, weight, ctx.ignore_index, ctx.squares, ctx.spread, ctx.costs = inputs
+    logits, labels, weight, ctx.ignore_index, ctx.squares, ctx.spread, ctx.costs, ctx.per_voxel = inputs
     ctx.save_for_backward(logits, labels, weight, output[0])
     ctx.set_materialize_grads(False)
 
@@ -200,11 +210,13 @@ def _labels_backward(ctx, g_log_p, g_sums, _):
     logits, labels, weight, log_p = ctx.saved_tensors
     if g_sums is None:
         g_sums = logits.new_zeros(logits.shape[0], table_rows(ctx.costs), logits.shape[1], dtype=torch.float64)
-    grad = overlap_labels_backward(
-        logits, labels, weight, log_p, g_log_p, g_sums, ctx.ignore_index, ctx.squares, ctx.spread, ctx.costs
-    )
-    return grad, None, None, None, None, None, None
+    options = ctx.ignore_index, ctx.squares, ctx.spread, ctx.costs
+    g_log_p = g_log_p if ctx.per_voxel else None
+    grad = overlap_labels_backward(logits, labels, weight, log_p, g_log_p, g_sums, *options)
+    return grad, None, None, None, None, None, None, None
 
 
 overlap_labels = differentiable(_forward, _labels_backward, _labels_context)
 overlap_labels_backward = differentiable(_backward, refuse_second_derivative)
+on_cuda(_forward, "overlap_labels", "forward")
+on_cuda(_backward, "overlap_labels", "backward")
