@@ -50,7 +50,7 @@ def _forward(
     per_voxel: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits (N, C, V), labels (N, V) -> log_p (N, V) or (N, 0), sums (N, rows, C), totals (N, 2)."""
-    (samples, classes, voxels), wide = logits.shape, wide_dtype(logits.dtype)
+    samples, classes, wide = *logits.shape[:2], wide_dtype(logits.dtype)
     log_p = logits.new_empty(samples, _kept(logits, per_voxel), dtype=wide)
     sums = logits.new_zeros(samples, table_rows(costs), classes, dtype=torch.float64)
 
@@ -109,7 +109,7 @@ def _kept(logits: Tensor, per_voxel: bool) -> int:
 
 @_forward.register_fake
 def _(logits, labels, weight, ignore_index, squares, spread, costs, per_voxel):
-    samples, classes, voxels = logits.shape
+    samples, classes = logits.shape[:2]
     return (
         logits.new_empty(samples, _kept(logits, per_voxel), dtype=wide_dtype(logits.dtype)),
         logits.new_empty(samples, table_rows(costs), classes, dtype=torch.float64),

@@ -42,8 +42,8 @@ def found(module: str, name: str) -> Callable | None:
         if error.name is None or not error.name.startswith("triton"):
             raise
         warnings.warn(
-            "delineate: Triton is not installed, so losses run on the GPU as plain PyTorch: the same numbers, from many "
-            "more passes over the logits. Install it with `pip install triton`.",
+            "delineate: Triton is not installed, so losses run on the GPU as plain PyTorch: the same numbers, from "
+            "many more passes over the logits. Install it with `pip install triton`.",
             stacklevel=2,
         )
         return None

@@ -1,4 +1,4 @@
-"""The pass in softmax mode with integer labels on CUDA; see `delineate.ops.overlap_labels`, and `tiles` for the letters.
+"""The pass in softmax mode with integer labels on CUDA; see `delineate.ops.overlap_labels`, for letters `tiles`.
 
 Forward the logits are read once and, if nobody asks for `log_p`, nothing is written but sums; backward they are read
 once more, the softmax is taken anew, and the gradient is written. Label sums are taken by comparing the label with
@@ -27,7 +27,7 @@ from delineate.ops.blocks import (
     VOXELS,
     table_rows,
 )
-from delineate.ops.cuda.arithmetic import cost_slope, cost_value, exp, expm1, log
+from delineate.ops.cuda.arithmetic import cost_slope, cost_value, exp, expm1
 from delineate.ops.cuda.tiles import (
     TOTALS,
     Tiling,

@@ -6,7 +6,7 @@ import torch
 from delineate.ops import overlap_labels as labels_pass
 from delineate.ops.cost import Cost, packed
 
-from .device import DEVICE, kernels, there
+from .device import kernels, there
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of infinities in the interpreter
 
