@@ -35,6 +35,7 @@ from delineate.ops.blocks import (
     wide_dtype,
 )
 from delineate.ops.cost import unpacked
+from delineate.ops.cuda import on_cuda
 from delineate.ops.transforms import differentiable
 
 
@@ -228,3 +229,5 @@ def _channels_backward(ctx, g_log_p, g_sums, _):
 
 overlap_channels = differentiable(_forward, _channels_backward, _channels_context)
 overlap_channels_backward = differentiable(_backward, refuse_second_derivative)
+on_cuda(_forward, "overlap_channels", "forward")
+on_cuda(_backward, "overlap_channels", "backward")

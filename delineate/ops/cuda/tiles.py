@@ -97,21 +97,22 @@ def fold(values, FOLD: tl.constexpr):
 @triton.jit
 def load_tiles(
     place, voxel_step, class_step, inside, valid, C: tl.constexpr, T: tl.constexpr, TILES: tl.constexpr,
-    IGNORE: tl.constexpr,
+    IGNORE: tl.constexpr, SOFTMAX: tl.constexpr = True,
 ):  # fmt: skip
-    """Logits of a block in float32, tile by tile; -inf for classes that there are not, and at voxels not valid.
+    """Logits of a block in float32, tile by tile. What there is not, or is not valid, is -inf; in sigmoid mode 0.
 
     Args:
         place: the logits of the sample. voxel_step: offsets of the voxels, (B,). class_step: stride of the classes.
         inside: voxels that there are; a mask of neighbours in one piece, so that loads stay wide.
     """
     found = ()
+    NONE: tl.constexpr = float("-inf") if SOFTMAX else 0.0
     for t in tl.static_range(TILES):
         c = t * T + tl.arange(0, T)
         there = (c < C)[:, None] & inside[None, :]
-        z = tl.load(place + c.to(tl.int64)[:, None] * class_step + voxel_step[None, :], there, float("-inf"))
+        z = tl.load(place + c.to(tl.int64)[:, None] * class_step + voxel_step[None, :], there, NONE)
         z = z.to(tl.float32)
-        found = found + (tl.where(valid[None, :], z, float("-inf")) if IGNORE else z,)
+        found = found + (tl.where(valid[None, :], z, NONE) if IGNORE else z,)
     return found
 
 

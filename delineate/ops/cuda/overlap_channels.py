@@ -1,0 +1,324 @@
+"""The pass in sigmoid mode, and with dense targets, on CUDA; see `delineate.ops.overlap_channels`, for letters `tiles`.
+
+One read of logits and target forward, one more of both backward, where the activation is taken anew.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from delineate.ops.blocks import (
+    COSTS,
+    COUNT,
+    FALSE_SQUARES,
+    MASS,
+    MISS_SQUARES,
+    NLL,
+    NLL_OFF,
+    PRODUCT,
+    SPREAD,
+    SQUARES,
+    TARGET_SQUARES,
+    TP,
+    VOXELS,
+    table_rows,
+)
+from delineate.ops.cuda.arithmetic import cost_slope, cost_value, exp, log1p
+from delineate.ops.cuda.tiles import (
+    TOTALS,
+    Tiling,
+    add_up,
+    bytes_of,
+    count,
+    fold,
+    load_tiles,
+    read_labels,
+    read_weights,
+    shares,
+    softmax_of,
+    strides,
+    takes,
+    write_sums,
+    zeros,
+)
+
+_NLL, _NLL_OFF, _SPREAD = tl.constexpr(NLL), tl.constexpr(NLL_OFF), tl.constexpr(SPREAD)
+_MASS, _TP, _COSTS = tl.constexpr(MASS), tl.constexpr(TP), tl.constexpr(COSTS)
+_SQUARES, _PRODUCT = tl.constexpr(SQUARES), tl.constexpr(PRODUCT)
+_MISS_SQUARES, _FALSE_SQUARES = tl.constexpr(MISS_SQUARES), tl.constexpr(FALSE_SQUARES)
+
+
+@triton.jit
+def _read_target(
+    target, voxel_step, class_step, y, inside, C: tl.constexpr, T: tl.constexpr, TILES: tl.constexpr,
+    DENSE: tl.constexpr,
+):  # fmt: skip
+    """The target of each tile as numbers, (T, B), and how many of a voxel's may not be, (B,).
+
+    Args:
+        target: that of the sample, if it is dense. y: labels, (B,), otherwise.
+    """
+    found = ()
+    bad = tl.zeros((T, y.shape[0]), tl.float32)
+    for t in tl.static_range(TILES):
+        c = t * T + tl.arange(0, T)
+        if DENSE:
+            there = (c < C)[:, None] & inside[None, :]
+            place = target + c.to(tl.int64)[:, None] * class_step + voxel_step[None, :]
+            share = tl.load(place, there, 0.0).to(tl.float32)
+            bad += tl.where((share >= 0) & (share <= 1), 0.0, 1.0)
+        else:
+            share = (y[None, :] == (c + (C == 1))[:, None]).to(tl.float32)
+        found = found + (share,)
+    return found, tl.sum(bad, 0)
+
+
+@triton.jit
+def _activated(
+    tiles, powers, rest, scale, t: tl.constexpr, SOFTMAX: tl.constexpr
+):  # fmt: skip
+    """Of a tile: log p, log (1 - p), p and 1 - p, (T, B) each; the second and the last are meant for sigmoid mode."""
+    z = tiles[t]
+    if SOFTMAX:
+        log_p, p = z - rest[None, :], powers[t] * scale[None, :]
+        log_q, q = tl.zeros_like(p), 1 - p
+    else:
+        a = exp(-tl.abs(z))
+        beyond, large, small = log1p(a), 1 / (1 + a), a / (1 + a)
+        log_p, log_q = tl.minimum(z, 0.0) - beyond, tl.minimum(-z, 0.0) - beyond
+        p, q = tl.where(z >= 0, large, small), tl.where(z >= 0, small, large)
+    return log_p, log_q, p, q
+
+
+@triton.jit
+def _if(share, values):
+    """share * values; what has no share counts 0, even if it is infinite."""
+    return tl.where(share > 0, share * values, 0.0)
+
+
+def _goes_to(softmax: bool, squares: bool, spread: bool, costs: Sequence[float]) -> list[list[int]]:
+    """The rows of the table that each accumulator is added to."""
+    rows = [[VOXELS], [COUNT], [MASS], [TP, MASS], [NLL]] + ([] if softmax else [[NLL_OFF]])
+    rows += [[SPREAD]] if spread else []
+    for k in range(len(costs) // 3):
+        rows += [[COSTS + 2 * k]] if softmax else [[COSTS + 2 * k], [COSTS + 2 * k + 1]]
+    return rows + ([[MISS_SQUARES], [FALSE_SQUARES], [SQUARES], [PRODUCT], [TARGET_SQUARES]] if squares else [])
+
+
+@triton.jit
+def _rows(
+    log_p, log_q, p, y, w, alive, FOLD: tl.constexpr,
+    SOFTMAX: tl.constexpr, SQUARES: tl.constexpr, SPREAD: tl.constexpr, COSTS: tl.constexpr,
+):  # fmt: skip
+    """What a tile adds to each accumulator, in the order of `_goes_to`. w, alive: (1, B)."""
+    hit = tl.minimum(p, y)
+    found = (fold(y * alive if SOFTMAX else alive + tl.zeros_like(y), FOLD), fold(y * w, FOLD))
+    found = found + (fold((p - hit) * w, FOLD), fold(hit * w, FOLD), fold(-_if(y, log_p) * w, FOLD))
+    if not SOFTMAX:
+        found = found + (fold(-_if(1 - y, log_q) * w, FOLD),)
+    if SPREAD:
+        found = found + (fold(tl.where(w > 0, -(log_p + log_q) * w, 0.0), FOLD),)
+    for k in tl.static_range(len(COSTS) // 3):
+        on = cost_value(log_p, COSTS[3 * k], COSTS[3 * k + 1], COSTS[3 * k + 2])
+        found = found + (fold(_if(y, on) * w, FOLD),)
+        if not SOFTMAX:
+            off = cost_value(log_q, COSTS[3 * k], COSTS[3 * k + 1], COSTS[3 * k + 2])
+            found = found + (fold(_if(1 - y, off) * w, FOLD),)
+    if SQUARES:
+        wrong = (y - p) * (y - p)
+        found = found + (fold(wrong * y * w, FOLD), fold(wrong * (1 - y) * w, FOLD))
+        found = found + (fold(p * p * w, FOLD), fold(p * y * w, FOLD), fold(y * y * w, FOLD))
+    return found
+
+
+@triton.jit
+def _sums(
+    logits, target, weight, log_p, partial, counts, voxels, steps, ignore,
+    z_n, z_c, z_v, y_n, y_c, y_v, w_n, w_v,
+    C: tl.constexpr, T: tl.constexpr, TILES: tl.constexpr, B: tl.constexpr, FOLD: tl.constexpr, ROWS: tl.constexpr,
+    DENSE: tl.constexpr, WEIGHTED: tl.constexpr, IGNORE: tl.constexpr, KEEP: tl.constexpr,
+    SOFTMAX: tl.constexpr, SQUARES: tl.constexpr, SPREAD: tl.constexpr, COSTS: tl.constexpr,
+):  # fmt: skip
+    n = tl.program_id(1).to(tl.int64)
+    logits, target, weight, log_p = logits + n * z_n, target + n * y_n, weight + n * w_n, log_p + n * C * voxels
+    sums = zeros(TILES * ROWS, T, B // FOLD)
+    zero = tl.zeros((B,), tl.float32)
+    totals = (zero, zero, zero, zero)
+    for step in range(steps):
+        v = (tl.program_id(0).to(tl.int64) * steps + step) * B + tl.arange(0, B)
+        inside = v < voxels
+        if DENSE:
+            labels, valid, bad_labels = tl.zeros((B,), tl.int32), inside, inside & (inside == 0)
+        else:
+            labels, valid, bad_labels = read_labels(target, v * y_v, inside, ignore, max(C, 2), IGNORE)
+        w, bad_weights = read_weights(weight, v * w_v, inside, valid, WEIGHTED)
+        targets, bad = _read_target(target, v * y_v, y_c, labels, inside, C, T, TILES, DENSE)
+        tiles = load_tiles(logits, v * z_v, z_c, inside, valid, C, T, TILES, IGNORE, SOFTMAX)
+        powers, peak, log_norm, scale = softmax_of(tiles, valid) if SOFTMAX else (tiles, w, w, w)
+        found = ()
+        for t in tl.static_range(TILES):
+            on, off, p, _ = _activated(tiles, powers, peak + log_norm, scale, t, SOFTMAX)
+            alive = tl.where(valid, 1.0, 0.0)[None, :]
+            rows = _rows(on, off, p, targets[t], w[None, :], alive, FOLD, SOFTMAX, SQUARES, SPREAD, COSTS)
+            for row in tl.static_range(ROWS):
+                found = found + (sums[t * ROWS + row] + rows[row],)
+            if KEEP:
+                c = t * T + tl.arange(0, T)
+                kept = tl.where(valid[None, :], tl.where(targets[t] > 0, on, off), 0.0)
+                place = log_p + c.to(tl.int64)[:, None] * voxels + v[None, :]
+                tl.store(place, kept, (c < C)[:, None] & inside[None, :])
+        sums = found
+        totals = count(totals, valid, w, bad_labels.to(tl.float32) + bad, bad_weights)
+    write_sums(sums, totals, partial, counts, ROWS, TILES, T)
+
+
+def forward(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int | None,
+    softmax: bool,
+    squares: bool,
+    spread: bool,
+    costs: Sequence[float],
+    per_voxel: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `delineate.ops.overlap_channels`."""
+    if not takes(logits):
+        return NotImplemented
+    (samples, classes, voxels), tiling = logits.shape, Tiling.of(logits)
+    programs, steps = shares(logits, tiling.voxels)
+    goes_to = _goes_to(softmax, squares, spread, costs)
+    log_p = logits.new_empty((samples, classes, voxels) if per_voxel else (samples, 0, 0), dtype=torch.float32)
+    partial = logits.new_empty(samples * programs, len(goes_to), tiling.tiles * tiling.classes, dtype=torch.float32)
+    counts = logits.new_empty(samples * programs, TOTALS, dtype=torch.float32)
+    target, dense = bytes_of(target), target.is_floating_point()
+    _sums[(programs, samples)](
+        logits, target, target if weight is None else weight, log_p, partial, counts,
+        voxels, steps, 0 if ignore_index is None else ignore_index,
+        *logits.stride(), *_steps(target), *strides(weight, 2),
+        classes, tiling.classes, tiling.tiles, tiling.voxels, tiling.fold, len(goes_to),
+        dense, weight is not None, ignore_index is not None and not dense, per_voxel,
+        softmax, squares, spread, tuple(costs),
+        num_warps=tiling.warps,
+    )  # fmt: skip
+    table, totals = add_up(partial, counts, samples, classes, goes_to, table_rows(costs))
+    return log_p, table, totals
+
+
+def _steps(target: Tensor) -> tuple[int, int, int]:
+    """Strides of samples, classes and voxels; labels (N, V) have none of classes."""
+    return target.stride() if target.ndim == 3 else (target.stride(0), 0, target.stride(1))
+
+
+@triton.jit
+def _row(g, row: tl.constexpr, c, C: tl.constexpr):
+    """A row of the gradients to the sums (rows, C), for the classes of a tile: (T, 1)."""
+    return tl.load(g + row * C + c, c < C, 0.0).to(tl.float32)[:, None]
+
+
+@triton.jit
+def _to_p(g, c, p, y, C: tl.constexpr, SQUARES: tl.constexpr):
+    """Gradient of a voxel of weight 1 to the probabilities of a tile, (T, B); g: (rows, C)."""
+    below = tl.where(y > p, 1.0, tl.where(y < p, 0.0, 0.5))
+    found = _row(g, _MASS, c, C) + _row(g, _TP, c, C) * below
+    if SQUARES:
+        found += 2 * _row(g, _SQUARES, c, C) * p + _row(g, _PRODUCT, c, C) * y
+        found += 2 * (p - y) * (_row(g, _MISS_SQUARES, c, C) * y + _row(g, _FALSE_SQUARES, c, C) * (1 - y))
+    return found
+
+
+@triton.jit
+def _to_logs(
+    g, c, log_p, log_q, p, q, y, C: tl.constexpr, SPREAD: tl.constexpr, COSTS: tl.constexpr
+):  # fmt: skip
+    """Gradients of a voxel of weight 1 to log p and to log (1 - p) of a tile, (T, B) each."""
+    on, off = -_row(g, _NLL, c, C) * y, -_row(g, _NLL_OFF, c, C) * (1 - y)
+    for k in tl.static_range(len(COSTS) // 3):
+        slope_on = cost_slope(log_p, p, COSTS[3 * k], COSTS[3 * k + 1], COSTS[3 * k + 2])
+        slope_off = cost_slope(log_q, q, COSTS[3 * k], COSTS[3 * k + 1], COSTS[3 * k + 2])
+        on += _row(g, _COSTS + 2 * k, c, C) * _if(y, slope_on)
+        off += _row(g, _COSTS + 2 * k + 1, c, C) * _if(1 - y, slope_off)
+    if SPREAD:
+        spread = _row(g, _SPREAD, c, C)
+        on, off = on - spread, off - spread
+    return on, off
+
+
+@triton.jit
+def _gradient(
+    logits, target, weight, g_log_p, g_sums, grad, voxels, steps, ignore,
+    z_n, z_c, z_v, y_n, y_c, y_v, w_n, w_v, g_n, g_c, g_v, d_n, d_c, d_v,
+    C: tl.constexpr, T: tl.constexpr, TILES: tl.constexpr, B: tl.constexpr, TABLE_ROWS: tl.constexpr,
+    DENSE: tl.constexpr, WEIGHTED: tl.constexpr, IGNORE: tl.constexpr, PER_VOXEL: tl.constexpr,
+    SOFTMAX: tl.constexpr, SQUARES: tl.constexpr, SPREAD: tl.constexpr, COSTS: tl.constexpr,
+):  # fmt: skip
+    n = tl.program_id(1).to(tl.int64)
+    logits, target, weight, grad = logits + n * z_n, target + n * y_n, weight + n * w_n, grad + n * d_n
+    g = g_sums + n * TABLE_ROWS * C
+    for step in range(steps):
+        v = (tl.program_id(0).to(tl.int64) * steps + step) * B + tl.arange(0, B)
+        inside = v < voxels
+        if DENSE:
+            labels, valid = tl.zeros((B,), tl.int32), inside
+        else:
+            labels, valid, _ = read_labels(target, v * y_v, inside, ignore, max(C, 2), IGNORE)
+        w, _ = read_weights(weight, v * w_v, inside, valid, WEIGHTED)
+        targets, _ = _read_target(target, v * y_v, y_c, labels, inside, C, T, TILES, DENSE)
+        tiles = load_tiles(logits, v * z_v, z_c, inside, valid, C, T, TILES, IGNORE, SOFTMAX)
+        powers, peak, log_norm, scale = softmax_of(tiles, valid) if SOFTMAX else (tiles, w, w, w)
+        rest = peak + log_norm
+        shared = tl.zeros((T, B), tl.float32)
+        if SOFTMAX:
+            for t in tl.static_range(TILES):
+                c = t * T + tl.arange(0, T)
+                log_p, log_q, p, q = _activated(tiles, powers, rest, scale, t, SOFTMAX)
+                on, _ = _to_logs(g, c, log_p, log_q, p, q, targets[t], C, SPREAD, COSTS)
+                shared += p * _to_p(g, c, p, targets[t], C, SQUARES) + tl.where((c < C)[:, None], on, 0.0)
+        shared = tl.sum(shared, 0)[None, :]
+        for t in tl.static_range(TILES):
+            c = t * T + tl.arange(0, T)
+            log_p, log_q, p, q = _activated(tiles, powers, rest, scale, t, SOFTMAX)
+            on, off = _to_logs(g, c, log_p, log_q, p, q, targets[t], C, SPREAD, COSTS)
+            to_p = _to_p(g, c, p, targets[t], C, SQUARES)
+            dz = p * (to_p - shared) + on if SOFTMAX else p * q * to_p + on * q - off * p
+            dz = dz * w[None, :]
+            there = (c < C)[:, None] & inside[None, :]
+            if PER_VOXEL:
+                place = g_log_p + n * g_n + c.to(tl.int64)[:, None] * g_c + (v * g_v)[None, :]
+                dz += tl.load(place, there, 0.0) * (targets[t] - p)
+            dz = tl.where(valid[None, :], dz, 0.0)
+            tl.store(grad + c.to(tl.int64)[:, None] * d_c + (v * d_v)[None, :], dz, there)
+
+
+def backward(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    g_log_p: Tensor | None,
+    g_sums: Tensor,
+    ignore_index: int | None,
+    softmax: bool,
+    squares: bool,
+    spread: bool,
+    costs: Sequence[float],
+) -> Tensor:
+    """See `delineate.ops.overlap_channels`."""
+    if not takes(logits):
+        return NotImplemented
+    (samples, classes, voxels), tiling = logits.shape, Tiling.of(logits)
+    programs, steps = shares(logits, tiling.voxels)
+    grad, target, dense = torch.empty_like(logits), bytes_of(target), target.is_floating_point()
+    _gradient[(programs, samples)](
+        logits, target, target if weight is None else weight, logits if g_log_p is None else g_log_p,
+        g_sums.contiguous(), grad, voxels, steps, 0 if ignore_index is None else ignore_index,
+        *logits.stride(), *_steps(target), *strides(weight, 2), *strides(g_log_p, 3), *grad.stride(),
+        classes, tiling.classes, tiling.tiles, tiling.voxels, table_rows(costs),
+        dense, weight is not None, ignore_index is not None and not dense, g_log_p is not None,
+        softmax, squares, spread, tuple(costs),
+        num_warps=tiling.warps,
+    )  # fmt: skip
+    return grad
