@@ -28,9 +28,10 @@ from delineate.ops.blocks import (
 )
 from delineate.ops.cuda.arithmetic import cost_slope, cost_value, exp, log1p
 from delineate.ops.cuda.tiles import (
-    TOTALS,
+    COUNTS,
     Tiling,
     add_up,
+    block_of,
     bytes_of,
     count,
     fold,
@@ -41,6 +42,8 @@ from delineate.ops.cuda.tiles import (
     softmax_of,
     strides,
     takes,
+    tile_mask,
+    tile_of,
     write_sums,
     zeros,
 )
@@ -53,43 +56,58 @@ _MISS_SQUARES, _FALSE_SQUARES = tl.constexpr(MISS_SQUARES), tl.constexpr(FALSE_S
 
 @triton.jit
 def _read_target(
-    target, voxel_step, class_step, y, inside, C: tl.constexpr, T: tl.constexpr, TILES: tl.constexpr,
+    place, class_step, voxel_step, y, inside, C: tl.constexpr, T: tl.constexpr, TILES: tl.constexpr,
     DENSE: tl.constexpr,
 ):  # fmt: skip
     """The target of each tile as numbers, (T, B), and how many of a voxel's may not be, (B,).
 
     Args:
-        target: that of the sample, if it is dense. y: labels, (B,), otherwise.
+        place: where a dense target of the block begins. y: labels, (B,), otherwise.
     """
     found = ()
     bad = tl.zeros((T, y.shape[0]), tl.float32)
     for t in tl.static_range(TILES):
-        c = t * T + tl.arange(0, T)
         if DENSE:
-            there = (c < C)[:, None] & inside[None, :]
-            place = target + c.to(tl.int64)[:, None] * class_step + voxel_step[None, :]
-            share = tl.load(place, there, 0.0).to(tl.float32)
+            there = tile_mask(inside, t, C, T)
+            share = tl.load(tile_of(place, class_step, voxel_step, t, T, y.shape[0]), there, 0.0).to(tl.float32)
             bad += tl.where((share >= 0) & (share <= 1), 0.0, 1.0)
         else:
-            share = (y[None, :] == (c + (C == 1))[:, None]).to(tl.float32)
+            names = t * T + tl.arange(0, T) + (C == 1)
+            share = (y[None, :] == names[:, None]).to(tl.float32)
         found = found + (share,)
     return found, tl.sum(bad, 0)
 
 
 @triton.jit
-def _activated(
-    tiles, powers, rest, scale, t: tl.constexpr, SOFTMAX: tl.constexpr
+def _target_of(
+    target, start, y_c, y_v, inside, ignore, C: tl.constexpr, T: tl.constexpr, TILES: tl.constexpr,
+    DENSE: tl.constexpr, IGNORE: tl.constexpr,
 ):  # fmt: skip
-    """Of a tile: log p, log (1 - p), p and 1 - p, (T, B) each; the second and the last are meant for sigmoid mode."""
-    z = tiles[t]
+    """The target of a block as tiles; valid voxels, (B,); and how many of a voxel's values may not be, (B,)."""
+    place = target + start * y_v
+    if DENSE:
+        y, valid, bad_labels = tl.zeros(inside.shape, tl.int32), inside, inside & (inside == 0)
+    else:
+        y, valid, bad_labels = read_labels(place, y_v, inside, ignore, max(C, 2), IGNORE)
+    tiles, bad = _read_target(place, y_c, y_v, y, inside, C, T, TILES, DENSE)
+    return tiles, valid, bad + bad_labels.to(tl.float32)
+
+
+@triton.jit
+def _logs(shifted, power, log_norm, scale, SOFTMAX: tl.constexpr):
+    """Of a tile: log p, log (1 - p), p and 1 - p, (T, B) each; the second and the last are meant for sigmoid mode.
+
+    Args:
+        shifted, power, log_norm, scale: see `softmax_of`; in sigmoid mode the first are the logits.
+    """
     if SOFTMAX:
-        log_p, p = z - rest[None, :], powers[t] * scale[None, :]
+        log_p, p = shifted - log_norm[None, :], power * scale[None, :]
         log_q, q = tl.zeros_like(p), 1 - p
     else:
-        a = exp(-tl.abs(z))
+        a = exp(-tl.abs(shifted))
         beyond, large, small = log1p(a), 1 / (1 + a), a / (1 + a)
-        log_p, log_q = tl.minimum(z, 0.0) - beyond, tl.minimum(-z, 0.0) - beyond
-        p, q = tl.where(z >= 0, large, small), tl.where(z >= 0, small, large)
+        log_p, log_q = tl.minimum(shifted, 0.0) - beyond, tl.minimum(-shifted, 0.0) - beyond
+        p, q = tl.where(shifted >= 0, large, small), tl.where(shifted >= 0, small, large)
     return log_p, log_q, p, q
 
 
@@ -146,33 +164,26 @@ def _sums(
     logits, target, weight, log_p = logits + n * z_n, target + n * y_n, weight + n * w_n, log_p + n * C * voxels
     sums = zeros(TILES * ROWS, T, B // FOLD)
     zero = tl.zeros((B,), tl.float32)
-    totals = (zero, zero, zero, zero)
+    totals = (zero, zero, zero, zero) if WEIGHTED else (zero, zero)
     for step in range(steps):
-        v = (tl.program_id(0).to(tl.int64) * steps + step) * B + tl.arange(0, B)
-        inside = v < voxels
-        if DENSE:
-            labels, valid, bad_labels = tl.zeros((B,), tl.int32), inside, inside & (inside == 0)
-        else:
-            labels, valid, bad_labels = read_labels(target, v * y_v, inside, ignore, max(C, 2), IGNORE)
-        w, bad_weights = read_weights(weight, v * w_v, inside, valid, WEIGHTED)
-        targets, bad = _read_target(target, v * y_v, y_c, labels, inside, C, T, TILES, DENSE)
-        tiles = load_tiles(logits, v * z_v, z_c, inside, valid, C, T, TILES, IGNORE, SOFTMAX)
-        powers, peak, log_norm, scale = softmax_of(tiles, valid) if SOFTMAX else (tiles, w, w, w)
+        start, inside = block_of(step, steps, voxels, B)
+        targets, valid, bad = _target_of(target, start, y_c, y_v, inside, ignore, C, T, TILES, DENSE, IGNORE)
+        w, bad_weights = read_weights(weight + start * w_v, w_v, inside, valid, WEIGHTED)
+        tiles = load_tiles(logits + start * z_v, z_c, z_v, inside, valid, C, T, TILES, IGNORE, SOFTMAX)
+        shifted, powers, _, log_norm, scale = softmax_of(tiles, valid) if SOFTMAX else (tiles, tiles, w, w, w)
+        alive = tl.where(valid, 1.0, 0.0)[None, :]
         found = ()
         for t in tl.static_range(TILES):
-            on, off, p, _ = _activated(tiles, powers, peak + log_norm, scale, t, SOFTMAX)
-            alive = tl.where(valid, 1.0, 0.0)[None, :]
+            on, off, p, _ = _logs(shifted[t], powers[t], log_norm, scale, SOFTMAX)
             rows = _rows(on, off, p, targets[t], w[None, :], alive, FOLD, SOFTMAX, SQUARES, SPREAD, COSTS)
             for row in tl.static_range(ROWS):
                 found = found + (sums[t * ROWS + row] + rows[row],)
             if KEEP:
-                c = t * T + tl.arange(0, T)
                 kept = tl.where(valid[None, :], tl.where(targets[t] > 0, on, off), 0.0)
-                place = log_p + c.to(tl.int64)[:, None] * voxels + v[None, :]
-                tl.store(place, kept, (c < C)[:, None] & inside[None, :])
+                tl.store(tile_of(log_p + start, voxels, 1, t, T, B), kept, tile_mask(inside, t, C, T))
         sums = found
-        totals = count(totals, valid, w, bad_labels.to(tl.float32) + bad, bad_weights)
-    write_sums(sums, totals, partial, counts, ROWS, TILES, T)
+        totals = count(totals, valid, w, bad, bad_weights, WEIGHTED)
+    write_sums(sums, totals, partial, counts, ROWS, TILES, T, WEIGHTED)
 
 
 def forward(
@@ -189,18 +200,19 @@ def forward(
     """See `delineate.ops.overlap_channels`."""
     if not takes(logits):
         return NotImplemented
-    (samples, classes, voxels), tiling = logits.shape, Tiling.of(logits)
-    programs, steps = shares(logits, tiling.voxels)
+    samples, classes, voxels = logits.shape
     goes_to = _goes_to(softmax, squares, spread, costs)
+    tiling = Tiling.of(classes, len(goes_to))
+    tiles, (programs, steps) = tiling.tiles(classes), shares(logits, tiling.voxels)
     log_p = logits.new_empty((samples, classes, voxels) if per_voxel else (samples, 0, 0), dtype=torch.float32)
-    partial = logits.new_empty(samples * programs, len(goes_to), tiling.tiles * tiling.classes, dtype=torch.float32)
-    counts = logits.new_empty(samples * programs, TOTALS, dtype=torch.float32)
+    partial = logits.new_empty(samples * programs, len(goes_to), tiles * tiling.classes, dtype=torch.float32)
+    counts = logits.new_empty(samples * programs, COUNTS, dtype=torch.float32)
     target, dense = bytes_of(target), target.is_floating_point()
     _sums[(programs, samples)](
         logits, target, target if weight is None else weight, log_p, partial, counts,
         voxels, steps, 0 if ignore_index is None else ignore_index,
         *logits.stride(), *_steps(target), *strides(weight, 2),
-        classes, tiling.classes, tiling.tiles, tiling.voxels, tiling.fold, len(goes_to),
+        classes, tiling.classes, tiles, tiling.voxels, tiling.fold, len(goes_to),
         dense, weight is not None, ignore_index is not None and not dense, per_voxel,
         softmax, squares, spread, tuple(costs),
         num_warps=tiling.warps,
@@ -216,13 +228,13 @@ def _steps(target: Tensor) -> tuple[int, int, int]:
 
 @triton.jit
 def _row(g, row: tl.constexpr, c, C: tl.constexpr):
-    """A row of the gradients to the sums (rows, C), for the classes of a tile: (T, 1)."""
+    """A row of the gradients to the sums (rows, C), for the classes c of a tile: (T, 1)."""
     return tl.load(g + row * C + c, c < C, 0.0).to(tl.float32)[:, None]
 
 
 @triton.jit
 def _to_p(g, c, p, y, C: tl.constexpr, SQUARES: tl.constexpr):
-    """Gradient of a voxel of weight 1 to the probabilities of a tile, (T, B); g: (rows, C)."""
+    """Gradient of a voxel of weight 1 to the probabilities of a tile, (T, B)."""
     below = tl.where(y > p, 1.0, tl.where(y < p, 0.0, 0.5))
     found = _row(g, _MASS, c, C) + _row(g, _TP, c, C) * below
     if SQUARES:
@@ -232,19 +244,18 @@ def _to_p(g, c, p, y, C: tl.constexpr, SQUARES: tl.constexpr):
 
 
 @triton.jit
-def _to_logs(
-    g, c, log_p, log_q, p, q, y, C: tl.constexpr, SPREAD: tl.constexpr, COSTS: tl.constexpr
-):  # fmt: skip
-    """Gradients of a voxel of weight 1 to log p and to log (1 - p) of a tile, (T, B) each."""
+def _to_logs(g, c, logs, y, C: tl.constexpr, SPREAD: tl.constexpr, COSTS: tl.constexpr, SOFTMAX: tl.constexpr):
+    """Gradients of a voxel of weight 1 to log p and to log (1 - p) of a tile, (T, B) each; logs: see `_logs`."""
+    log_p, log_q, p, q = logs
     on, off = -_row(g, _NLL, c, C) * y, -_row(g, _NLL_OFF, c, C) * (1 - y)
     for k in tl.static_range(len(COSTS) // 3):
         slope_on = cost_slope(log_p, p, COSTS[3 * k], COSTS[3 * k + 1], COSTS[3 * k + 2])
-        slope_off = cost_slope(log_q, q, COSTS[3 * k], COSTS[3 * k + 1], COSTS[3 * k + 2])
         on += _row(g, _COSTS + 2 * k, c, C) * _if(y, slope_on)
-        off += _row(g, _COSTS + 2 * k + 1, c, C) * _if(1 - y, slope_off)
+        if not SOFTMAX:
+            slope_off = cost_slope(log_q, q, COSTS[3 * k], COSTS[3 * k + 1], COSTS[3 * k + 2])
+            off += _row(g, _COSTS + 2 * k + 1, c, C) * _if(1 - y, slope_off)
     if SPREAD:
-        spread = _row(g, _SPREAD, c, C)
-        on, off = on - spread, off - spread
+        on, off = on - _row(g, _SPREAD, c, C), off - _row(g, _SPREAD, c, C)
     return on, off
 
 
@@ -258,40 +269,32 @@ def _gradient(
 ):  # fmt: skip
     n = tl.program_id(1).to(tl.int64)
     logits, target, weight, grad = logits + n * z_n, target + n * y_n, weight + n * w_n, grad + n * d_n
-    g = g_sums + n * TABLE_ROWS * C
+    g, g_log_p = g_sums + n * TABLE_ROWS * C, g_log_p + n * g_n
     for step in range(steps):
-        v = (tl.program_id(0).to(tl.int64) * steps + step) * B + tl.arange(0, B)
-        inside = v < voxels
-        if DENSE:
-            labels, valid = tl.zeros((B,), tl.int32), inside
-        else:
-            labels, valid, _ = read_labels(target, v * y_v, inside, ignore, max(C, 2), IGNORE)
-        w, _ = read_weights(weight, v * w_v, inside, valid, WEIGHTED)
-        targets, _ = _read_target(target, v * y_v, y_c, labels, inside, C, T, TILES, DENSE)
-        tiles = load_tiles(logits, v * z_v, z_c, inside, valid, C, T, TILES, IGNORE, SOFTMAX)
-        powers, peak, log_norm, scale = softmax_of(tiles, valid) if SOFTMAX else (tiles, w, w, w)
-        rest = peak + log_norm
-        shared = tl.zeros((T, B), tl.float32)
+        start, inside = block_of(step, steps, voxels, B)
+        targets, valid, _ = _target_of(target, start, y_c, y_v, inside, ignore, C, T, TILES, DENSE, IGNORE)
+        w, _ = read_weights(weight + start * w_v, w_v, inside, valid, WEIGHTED)
+        tiles = load_tiles(logits + start * z_v, z_c, z_v, inside, valid, C, T, TILES, IGNORE, SOFTMAX)
+        shifted, powers, _, log_norm, scale = softmax_of(tiles, valid) if SOFTMAX else (tiles, tiles, w, w, w)
+        total = tl.zeros((T, B), tl.float32)
         if SOFTMAX:
             for t in tl.static_range(TILES):
-                c = t * T + tl.arange(0, T)
-                log_p, log_q, p, q = _activated(tiles, powers, rest, scale, t, SOFTMAX)
-                on, _ = _to_logs(g, c, log_p, log_q, p, q, targets[t], C, SPREAD, COSTS)
-                shared += p * _to_p(g, c, p, targets[t], C, SQUARES) + tl.where((c < C)[:, None], on, 0.0)
-        shared = tl.sum(shared, 0)[None, :]
+                c, y = t * T + tl.arange(0, T), targets[t]
+                logs = _logs(shifted[t], powers[t], log_norm, scale, SOFTMAX)
+                on, _ = _to_logs(g, c, logs, y, C, SPREAD, COSTS, SOFTMAX)
+                total += logs[2] * _to_p(g, c, logs[2], y, C, SQUARES) + tl.where((c < C)[:, None], on, 0.0)
+        shared = tl.sum(total, 0)[None, :]
         for t in tl.static_range(TILES):
-            c = t * T + tl.arange(0, T)
-            log_p, log_q, p, q = _activated(tiles, powers, rest, scale, t, SOFTMAX)
-            on, off = _to_logs(g, c, log_p, log_q, p, q, targets[t], C, SPREAD, COSTS)
-            to_p = _to_p(g, c, p, targets[t], C, SQUARES)
-            dz = p * (to_p - shared) + on if SOFTMAX else p * q * to_p + on * q - off * p
-            dz = dz * w[None, :]
-            there = (c < C)[:, None] & inside[None, :]
+            c, y = t * T + tl.arange(0, T), targets[t]
+            logs = _logs(shifted[t], powers[t], log_norm, scale, SOFTMAX)
+            on, off = _to_logs(g, c, logs, y, C, SPREAD, COSTS, SOFTMAX)
+            p, q, to_p = logs[2], logs[3], _to_p(g, c, logs[2], y, C, SQUARES)
+            dz = (p * (to_p - shared) + on if SOFTMAX else p * q * to_p + on * q - off * p) * w[None, :]
+            there = tile_mask(inside, t, C, T)
             if PER_VOXEL:
-                place = g_log_p + n * g_n + c.to(tl.int64)[:, None] * g_c + (v * g_v)[None, :]
-                dz += tl.load(place, there, 0.0) * (targets[t] - p)
+                dz += tl.load(tile_of(g_log_p + start * g_v, g_c, g_v, t, T, B), there, 0.0) * (y - p)
             dz = tl.where(valid[None, :], dz, 0.0)
-            tl.store(grad + c.to(tl.int64)[:, None] * d_c + (v * d_v)[None, :], dz, there)
+            tl.store(tile_of(grad + start * d_v, d_c, d_v, t, T, B), dz, there)
 
 
 def backward(
@@ -309,14 +312,15 @@ def backward(
     """See `delineate.ops.overlap_channels`."""
     if not takes(logits):
         return NotImplemented
-    (samples, classes, voxels), tiling = logits.shape, Tiling.of(logits)
+    samples, classes, voxels = logits.shape
+    tiling = Tiling.of(classes, len(_goes_to(softmax, squares, spread, costs)))
     programs, steps = shares(logits, tiling.voxels)
     grad, target, dense = torch.empty_like(logits), bytes_of(target), target.is_floating_point()
     _gradient[(programs, samples)](
         logits, target, target if weight is None else weight, logits if g_log_p is None else g_log_p,
         g_sums.contiguous(), grad, voxels, steps, 0 if ignore_index is None else ignore_index,
         *logits.stride(), *_steps(target), *strides(weight, 2), *strides(g_log_p, 3), *grad.stride(),
-        classes, tiling.classes, tiling.tiles, tiling.voxels, table_rows(costs),
+        classes, tiling.classes, tiling.tiles(classes), tiling.voxels, table_rows(costs),
         dense, weight is not None, ignore_index is not None and not dense, g_log_p is not None,
         softmax, squares, spread, tuple(costs),
         num_warps=tiling.warps,

@@ -29,9 +29,10 @@ from delineate.ops.blocks import (
 )
 from delineate.ops.cuda.arithmetic import cost_slope, cost_value, exp, expm1
 from delineate.ops.cuda.tiles import (
-    TOTALS,
+    COUNTS,
     Tiling,
     add_up,
+    block_of,
     bytes_of,
     count,
     fold,
@@ -42,6 +43,8 @@ from delineate.ops.cuda.tiles import (
     softmax_of,
     strides,
     takes,
+    tile_mask,
+    tile_of,
     write_sums,
     zeros,
 )
@@ -51,67 +54,61 @@ _SQUARES, _FALSE_SQUARES = tl.constexpr(SQUARES), tl.constexpr(FALSE_SQUARES)
 _MISS_SQUARES, _SPREAD, _COSTS = tl.constexpr(MISS_SQUARES), tl.constexpr(SPREAD), tl.constexpr(COSTS)
 
 
+def _goes_to(weighted: bool, squares: bool, spread: bool, costs: Sequence[float]) -> list[list[int]]:
+    """The rows of the table that each accumulator is added to."""
+    rows = [[VOXELS] if weighted else [VOXELS, COUNT, TARGET_SQUARES], [TP, MASS, PRODUCT], [NLL]]
+    rows += [[MASS]]  # of false positives, summed by themselves: a few voxels beside a million hits
+    rows += [[COUNT, TARGET_SQUARES]] if weighted else []
+    rows += [[SQUARES], [MISS_SQUARES], [FALSE_SQUARES, SQUARES]] if squares else []
+    rows += [[SPREAD]] if spread else []
+    return rows + [[COSTS + 2 * k] for k in range(len(costs) // 3)]
+
+
 @triton.jit
-def _label_values(log_p, w, WEIGHTED: tl.constexpr, SQUARES: tl.constexpr, COSTS: tl.constexpr):
-    """What is summed by label, of each voxel (B,): in the order of `_goes_to`."""
-    p = exp(log_p)
-    found = (p * w, -log_p * w, tl.full(w.shape, 1.0, tl.float32))
+def _rows(
+    shifted, p, on, w, log_norm, missed, costs, FOLD: tl.constexpr,
+    WEIGHTED: tl.constexpr, SQUARES: tl.constexpr, SPREAD: tl.constexpr,
+):  # fmt: skip
+    """What a tile adds to each accumulator, in the order of `_goes_to`.
+
+    Args:
+        shifted, p, on: z - peak, probabilities times w, and whether the class is the label, (T, B).
+        w, log_norm, missed: weight, log of the norm, and squares of what the label misses, (B,).
+        costs: of the label, (B,) each.
+    """
+    none = tl.zeros_like(p)
+    nll = (log_norm[None, :] - shifted) * w[None, :] if WEIGHTED else log_norm[None, :] - shifted
+    hit, false = tl.where(on, p, none), tl.where(on, none, p)
+    found = (fold(tl.where(on, (log_norm * 0 + 1)[None, :], none), FOLD), fold(hit, FOLD))
+    found = found + (fold(tl.where(on, nll, none), FOLD), fold(false, FOLD))
     if WEIGHTED:
-        found = found + (w,)
+        found = found + (fold(tl.where(on, w[None, :], none), FOLD),)
     if SQUARES:
-        miss = expm1(log_p)
-        found = found + (p * p * w, miss * miss * w)
+        share = tl.where(w > 0, 1 / w, 0.0)[None, :]
+        found = found + (fold(hit * hit * share, FOLD), fold(tl.where(on, missed[None, :], none), FOLD))
+        found = found + (fold(false * false * share, FOLD),)
+    if SPREAD:
+        found = found + (fold(tl.where((w > 0)[None, :], nll, none), FOLD),)
+    for k in tl.static_range(len(costs)):
+        found = found + (fold(tl.where(on, costs[k][None, :], none), FOLD),)
+    return found
+
+
+@triton.jit
+def _log_p(place, class_step, voxel_step, y, peak, log_norm):
+    """Log-probability of the label of each voxel, (B,); 0 where there is none. Its logit is in the cache."""
+    at = y.to(tl.int64) * class_step + tl.arange(0, y.shape[0]).to(tl.int64) * voxel_step
+    z = tl.load(place + at, y >= 0, 0).to(tl.float32)
+    return tl.where(y >= 0, z - peak - log_norm, 0.0)
+
+
+@triton.jit
+def _costs_of(log_p, w, COSTS: tl.constexpr):
+    """The costs of each voxel's label, weighted: (B,) each."""
+    found = ()
     for k in tl.static_range(len(COSTS) // 3):
         found = found + (cost_value(log_p, COSTS[3 * k], COSTS[3 * k + 1], COSTS[3 * k + 2]) * w,)
     return found
-
-
-def _goes_to(weighted: bool, squares: bool, spread: bool, costs: Sequence[float]) -> list[list[int]]:
-    """The rows of the table that each accumulator is added to."""
-    rows = [[TP, MASS, PRODUCT], [NLL], [VOXELS] if weighted else [VOXELS, COUNT, TARGET_SQUARES]]
-    rows += [[COUNT, TARGET_SQUARES]] if weighted else []
-    rows += [[SQUARES], [MISS_SQUARES]] if squares else []
-    rows += [[COSTS + 2 * k] for k in range(len(costs) // 3)]
-    rows += [[MASS]]  # of false positives, summed by themselves: a few voxels beside a million hits
-    rows += [[FALSE_SQUARES, SQUARES]] if squares else []
-    return rows + ([[SPREAD]] if spread else [])
-
-
-@triton.jit
-def _sum_tiles(
-    sums, tiles, powers, scale, rest, y, w, values,
-    T: tl.constexpr, FOLD: tl.constexpr, SQUARES: tl.constexpr, SPREAD: tl.constexpr,
-):  # fmt: skip
-    """Add a block to the accumulators of all tiles.
-
-    Args:
-        scale: what turns powers into probabilities, (B,). rest: log-sum-exp. values: see `_label_values`.
-    """
-    found = ()
-    ROWS: tl.constexpr = len(sums) // len(tiles)
-    for t in tl.static_range(len(tiles)):
-        on = y[None, :] == (t * T + tl.arange(0, T))[:, None]
-        rows = ()
-        for k in tl.static_range(len(values)):
-            rows = rows + (fold(tl.where(on, values[k][None, :], 0.0), FOLD),)
-        false = tl.where(on, 0.0, powers[t])
-        rows = rows + (fold(false * (scale * w)[None, :], FOLD),)
-        if SQUARES:
-            rows = rows + (fold(false * false * (scale * scale * w)[None, :], FOLD),)
-        if SPREAD:
-            costs = (rest[None, :] - tiles[t]) * w[None, :]
-            rows = rows + (fold(tl.where((w > 0)[None, :], costs, 0.0), FOLD),)
-        for row in tl.static_range(ROWS):
-            found = found + (sums[t * ROWS + row] + rows[row],)
-    return found
-
-
-@triton.jit
-def _log_p(logits, voxel_step, class_step, y, peak, log_norm):
-    """Log-probability of the label of each voxel, (B,); 0 where there is none. Its logit is in the cache."""
-    labelled = y >= 0
-    z = tl.load(logits + y.to(tl.int64) * class_step + voxel_step, labelled, 0).to(tl.float32)
-    return tl.where(labelled, z - peak - log_norm, 0.0)
 
 
 @triton.jit
@@ -126,21 +123,31 @@ def _sums(
     logits, labels, weight, log_p = logits + n * z_n, labels + n * y_n, weight + n * w_n, log_p + n * voxels
     sums = zeros(TILES * ROWS, T, B // FOLD)
     zero = tl.zeros((B,), tl.float32)
-    totals = (zero, zero, zero, zero)
+    totals = (zero, zero, zero, zero) if WEIGHTED else (zero, zero)
     for step in range(steps):
-        v = (tl.program_id(0).to(tl.int64) * steps + step) * B + tl.arange(0, B)
-        inside = v < voxels
-        y, valid, bad_labels = read_labels(labels, v * y_v, inside, ignore, C, IGNORE)
-        w, bad_weights = read_weights(weight, v * w_v, inside, valid, WEIGHTED)
-        tiles = load_tiles(logits, v * z_v, z_c, inside, valid, C, T, TILES, IGNORE)
-        powers, peak, log_norm, scale = softmax_of(tiles, valid)
-        lp = _log_p(logits, v * z_v, z_c, y, peak, log_norm)
-        if KEEP:
-            tl.store(log_p + v, lp, inside)
-        values = _label_values(lp, w, WEIGHTED, SQUARES, COSTS)
-        sums = _sum_tiles(sums, tiles, powers, scale, peak + log_norm, y, w, values, T, FOLD, SQUARES, SPREAD)
-        totals = count(totals, valid, w, bad_labels, bad_weights)
-    write_sums(sums, totals, partial, counts, ROWS, TILES, T)
+        start, inside = block_of(step, steps, voxels, B)
+        y, valid, bad_labels = read_labels(labels + start * y_v, y_v, inside, ignore, C, IGNORE)
+        w, bad_weights = read_weights(weight + start * w_v, w_v, inside, valid, WEIGHTED)
+        place = logits + start * z_v
+        tiles = load_tiles(place, z_c, z_v, inside, valid, C, T, TILES, IGNORE)
+        shifted, powers, peak, log_norm, scale = softmax_of(tiles, valid)
+        missed, costs = w, ()
+        if KEEP or SQUARES or len(COSTS) > 0:
+            lp = _log_p(place, z_c, z_v, y, peak, log_norm)
+            missed, costs = expm1(lp) * expm1(lp) * w, _costs_of(lp, w, COSTS)
+            if KEEP:
+                tl.store(log_p + start + tl.arange(0, B), lp, inside)
+        scale = scale * w if WEIGHTED else scale
+        found = ()
+        for t in tl.static_range(TILES):
+            on = y[None, :] == (t * T + tl.arange(0, T))[:, None]
+            p = powers[t] * scale[None, :]
+            rows = _rows(shifted[t], p, on, w, log_norm, missed, costs, FOLD, WEIGHTED, SQUARES, SPREAD)
+            for row in tl.static_range(ROWS):
+                found = found + (sums[t * ROWS + row] + rows[row],)
+        sums = found
+        totals = count(totals, valid, w, bad_labels, bad_weights, WEIGHTED)
+    write_sums(sums, totals, partial, counts, ROWS, TILES, T, WEIGHTED)
 
 
 def forward(
@@ -156,18 +163,19 @@ def forward(
     """See `delineate.ops.overlap_labels`."""
     if not takes(logits):
         return NotImplemented
-    (samples, classes, voxels), tiling = logits.shape, Tiling.of(logits)
-    programs, steps = shares(logits, tiling.voxels)
+    samples, classes, voxels = logits.shape
     goes_to = _goes_to(weight is not None, squares, spread, costs)
+    tiling = Tiling.of(classes, len(goes_to))
+    tiles, (programs, steps) = tiling.tiles(classes), shares(logits, tiling.voxels)
     log_p = logits.new_empty(samples, voxels if per_voxel else 0, dtype=torch.float32)
-    partial = logits.new_empty(samples * programs, len(goes_to), tiling.tiles * tiling.classes, dtype=torch.float32)
-    counts = logits.new_empty(samples * programs, TOTALS, dtype=torch.float32)
+    partial = logits.new_empty(samples * programs, len(goes_to), tiles * tiling.classes, dtype=torch.float32)
+    counts = logits.new_empty(samples * programs, COUNTS, dtype=torch.float32)
     labels = bytes_of(labels)
     _sums[(programs, samples)](
         logits, labels, labels if weight is None else weight, log_p, partial, counts,
         voxels, steps, 0 if ignore_index is None else ignore_index,
         *logits.stride(), *labels.stride(), *strides(weight, 2),
-        classes, tiling.classes, tiling.tiles, tiling.voxels, tiling.fold, len(goes_to),
+        classes, tiling.classes, tiles, tiling.voxels, tiling.fold, len(goes_to),
         weight is not None, ignore_index is not None, per_voxel, squares, spread, tuple(costs),
         num_warps=tiling.warps,
     )  # fmt: skip
@@ -176,44 +184,39 @@ def forward(
 
 
 @triton.jit
-def _slope_of_label(
-    g, y, lp, w, C: tl.constexpr, SQUARED: tl.constexpr, COSTS: tl.constexpr
-):  # fmt: skip
-    """What a voxel gives to the log-probability of its label beyond the mass of all classes, (B,); g: (rows, C)."""
-    labelled, p = y >= 0, exp(lp)
-    at = g + y
-    direct = tl.load(at + _TP * C, labelled, 0.0) + tl.load(at + _PRODUCT * C, labelled, 0.0)
-    direct = direct.to(tl.float32)
-    if SQUARED:
-        direct -= 2 * p * tl.load(at + _FALSE_SQUARES * C, labelled, 0.0).to(tl.float32)
-        direct += 2 * expm1(lp) * tl.load(at + _MISS_SQUARES * C, labelled, 0.0).to(tl.float32)
-    h = direct * p - tl.load(at + _NLL * C, labelled, 0.0).to(tl.float32)
-    for k in tl.static_range(len(COSTS) // 3):
-        of_cost = tl.load(at + (_COSTS + 2 * k) * C, labelled, 0.0).to(tl.float32)
-        h += of_cost * cost_slope(lp, p, COSTS[3 * k], COSTS[3 * k + 1], COSTS[3 * k + 2])
-    return h * w
-
-
-@triton.jit
-def _class_slopes(g, C: tl.constexpr, T: tl.constexpr, TILES: tl.constexpr, SQUARED: tl.constexpr):
-    """Tile by tile (T,) each: gradients to the mass, twice those to its squares, and those to the spread."""
-    mass, squares, spread = (), (), ()
+def _class_slopes(
+    g, C: tl.constexpr, T: tl.constexpr, TILES: tl.constexpr, SQUARED: tl.constexpr, SPREAD: tl.constexpr
+):
+    """Gradients to the sums (rows, C) tile by tile, (T, 1) each: to the mass, twice those to its squares, to the
+    probability of the label, to the cross entropy, and to the spread."""
+    mass, squares, label, nll, spread = (), (), (), (), ()
     for t in tl.static_range(TILES):
-        c = t * T + tl.arange(0, T)
-        mass = mass + (tl.load(g + _MASS * C + c, c < C, 0.0).to(tl.float32),)
-        spread = spread + (tl.load(g + _SPREAD * C + c, c < C, 0.0).to(tl.float32),)
+        mass, nll = mass + (_row(g, _MASS, t, C, T),), nll + (_row(g, _NLL, t, C, T),)
+        label = label + (_row(g, _TP, t, C, T) + _row(g, _PRODUCT, t, C, T),)
         if SQUARED:
-            both = tl.load(g + _SQUARES * C + c, c < C, 0.0) + tl.load(g + _FALSE_SQUARES * C + c, c < C, 0.0)
-            squares = squares + (2 * both.to(tl.float32),)
-    return mass, squares, spread
+            squares = squares + (2 * (_row(g, _SQUARES, t, C, T) + _row(g, _FALSE_SQUARES, t, C, T)),)
+        if SPREAD:
+            spread = spread + (_row(g, _SPREAD, t, C, T),)
+    return mass, squares, label, nll, spread
 
 
 @triton.jit
-def _of_mass(p, mass, squares, SQUARED: tl.constexpr):
-    """Gradient of a voxel of weight 1 to the probabilities of a tile, (T, B)."""
-    found = mass[:, None]
+def _row(g, row: tl.constexpr, t: tl.constexpr, C: tl.constexpr, T: tl.constexpr):
+    """A row of the gradients to the sums, (T, 1)."""
+    c = t * T + tl.arange(0, T)
+    return tl.load(g + row * C + c, c < C, 0.0).to(tl.float32)[:, None]
+
+
+@triton.jit
+def _slope_of_log_p(g, y, lp, C: tl.constexpr, SQUARED: tl.constexpr, COSTS: tl.constexpr):
+    """What costs and squares of misses give to the log-probability of the label, (B,)."""
+    found, p = tl.zeros_like(lp), exp(lp)
     if SQUARED:
-        found = found + squares[:, None] * p
+        found += 2 * p * expm1(lp) * tl.load(g + _MISS_SQUARES * C + y, y >= 0, 0.0).to(tl.float32)
+        found -= 2 * p * p * tl.load(g + _FALSE_SQUARES * C + y, y >= 0, 0.0).to(tl.float32)
+    for k in tl.static_range(len(COSTS) // 3):
+        of_cost = tl.load(g + (_COSTS + 2 * k) * C + y, y >= 0, 0.0).to(tl.float32)
+        found += of_cost * cost_slope(lp, p, COSTS[3 * k], COSTS[3 * k + 1], COSTS[3 * k + 2])
     return found
 
 
@@ -228,35 +231,36 @@ def _gradient(
     n = tl.program_id(1).to(tl.int64)
     logits, labels, weight, grad = logits + n * z_n, labels + n * y_n, weight + n * w_n, grad + n * d_n
     g = g_sums + n * TABLE_ROWS * C
-    mass, squares, spread = _class_slopes(g, C, T, TILES, SQUARED)
+    mass, squares, label, nll, spread = _class_slopes(g, C, T, TILES, SQUARED, SPREAD)
     for step in range(steps):
-        v = (tl.program_id(0).to(tl.int64) * steps + step) * B + tl.arange(0, B)
-        inside = v < voxels
-        y, valid, _ = read_labels(labels, v * y_v, inside, ignore, C, IGNORE)
-        w, _ = read_weights(weight, v * w_v, inside, valid, WEIGHTED)
-        tiles = load_tiles(logits, v * z_v, z_c, inside, valid, C, T, TILES, IGNORE)
-        powers, peak, log_norm, scale = softmax_of(tiles, valid)
-        lp = _log_p(logits, v * z_v, z_c, y, peak, log_norm)
-        h = _slope_of_label(g, y, lp, w, C, SQUARED, COSTS)
+        start, inside = block_of(step, steps, voxels, B)
+        y, valid, _ = read_labels(labels + start * y_v, y_v, inside, ignore, C, IGNORE)
+        w, _ = read_weights(weight + start * w_v, w_v, inside, valid, WEIGHTED)
+        place = logits + start * z_v
+        tiles = load_tiles(place, z_c, z_v, inside, valid, C, T, TILES, IGNORE)
+        _, powers, peak, log_norm, scale = softmax_of(tiles, valid)
+        h = tl.zeros_like(w)
+        if SQUARED or len(COSTS) > 0:
+            h = _slope_of_log_p(g, y, _log_p(place, z_c, z_v, y, peak, log_norm), C, SQUARED, COSTS) * w
         if PER_VOXEL:
-            h += tl.load(g_log_p + n * g_n + v * g_v, y >= 0, 0.0)
-        dot = tl.zeros((T, B), tl.float32)
+            at = start * g_v + tl.arange(0, B).to(tl.int64) * g_v
+            h += tl.load(g_log_p + n * g_n + at, y >= 0, 0.0)
+        total = tl.zeros((T, B), tl.float32)
         for t in tl.static_range(TILES):
-            p = powers[t] * scale[None, :]
-            dot += p * _of_mass(p, mass[t], squares[t] if SQUARED else 0, SQUARED)
+            on, p = y[None, :] == (t * T + tl.arange(0, T))[:, None], powers[t] * scale[None, :]
+            total += p * (mass[t] + squares[t] * p if SQUARED else mass[t])
+            total += tl.where(on, label[t] * p - nll[t], 0.0)
             if SPREAD:
-                dot -= spread[t][:, None]
-        shared = tl.sum(dot, 0) * w + h
+                total -= spread[t]
+        shared = tl.sum(total, 0) * w + h
         for t in tl.static_range(TILES):
-            c = t * T + tl.arange(0, T)
-            p = powers[t] * scale[None, :]
-            m = _of_mass(p, mass[t], squares[t] if SQUARED else 0, SQUARED)
-            dz = p * (m * w[None, :] - shared[None, :])
-            dz += tl.where(y[None, :] == c[:, None], h[None, :], 0.0)
+            on, p = y[None, :] == (t * T + tl.arange(0, T))[:, None], powers[t] * scale[None, :]
+            direct, m = label[t] * p - nll[t], mass[t] + squares[t] * p if SQUARED else mass[t]
+            m, direct = (m * w[None, :], direct * w[None, :]) if WEIGHTED else (m, direct)
+            dz = p * (m - shared[None, :]) + tl.where(on, direct + h[None, :], 0.0)
             if SPREAD:
-                dz -= spread[t][:, None] * w[None, :]
-            place = grad + c.to(tl.int64)[:, None] * d_c + (v * d_v)[None, :]
-            tl.store(place, dz, (c < C)[:, None] & inside[None, :])
+                dz -= spread[t] * w[None, :]
+            tl.store(tile_of(grad + start * d_v, d_c, d_v, t, T, B), dz, tile_mask(inside, t, C, T))
 
 
 def backward(
@@ -274,14 +278,15 @@ def backward(
     """See `delineate.ops.overlap_labels`; `log_p` is not looked at."""
     if not takes(logits):
         return NotImplemented
-    (samples, classes, voxels), tiling = logits.shape, Tiling.of(logits)
+    samples, classes, voxels = logits.shape
+    tiling = Tiling.of(classes, len(_goes_to(weight is not None, squares, spread, costs)))
     programs, steps = shares(logits, tiling.voxels)
     grad, labels = torch.empty_like(logits), bytes_of(labels)
     _gradient[(programs, samples)](
         logits, labels, labels if weight is None else weight, logits if g_log_p is None else g_log_p,
         g_sums.contiguous(), grad, voxels, steps, 0 if ignore_index is None else ignore_index,
         *logits.stride(), *labels.stride(), *strides(weight, 2), *strides(g_log_p, 2), *grad.stride(),
-        classes, tiling.classes, tiling.tiles, tiling.voxels, table_rows(costs),
+        classes, tiling.classes, tiling.tiles(classes), tiling.voxels, table_rows(costs),
         weight is not None, ignore_index is not None, g_log_p is not None, squares, spread, tuple(costs),
         num_warps=tiling.warps,
     )  # fmt: skip

@@ -25,8 +25,9 @@ PROGRAMS = 4224
 multiprocessors."""
 BLOCKS = 64
 """Blocks of one program, at most."""
-VALID, TOTAL, BAD_TARGETS, BAD_WEIGHTS, TOTALS = 0, 1, 2, 3, 4
-"""Columns of the second table: voxels that are not ignored, their weight, and what may not be."""
+COUNTS = 4
+"""Columns of the second table: voxels that are not ignored, targets that may not be, the weight of the former, weights
+that may not be."""
 BAD_TARGET = tl.constexpr(
     "target: labels must be in 0..C-1 (pass ignore_index=... for void labels), and a dense target in [0, 1]"
 )
@@ -38,22 +39,32 @@ class Tiling(NamedTuple):
 
     classes: int
     """Of a tile, T: a power of 2."""
-    tiles: int
     voxels: int
     """Of a block, B: a power of 2."""
     fold: int
-    """Neighbouring voxels that one thread holds: what it reads at once."""
+    """Neighbouring voxels that one thread holds."""
     warps: int
 
     @classmethod
-    def of(cls, logits: Tensor) -> "Tiling":
-        """For logits (N, C, V): 128 bytes in a row at least, and some 20 to 70 numbers for each thread."""
-        number, fold = logits.shape[1], 16 // logits.element_size()
-        if number <= 8:
-            return cls(1, number, 32 * fold, fold, 1)
-        if number <= 64:
-            return cls(8, triton.cdiv(number, 8), 8 * fold, fold, 1 if number <= 32 else 2)
-        return cls(32, triton.cdiv(number, 32), 8 * fold, fold, fold)
+    def of(cls, classes: int, rows: int) -> "Tiling":
+        """For so many classes, and accumulators of each: what keeps both in registers, with the fewest instructions
+        for each logit that the compiler was seen to make of it (`benchmarks/kernels.py`)."""
+        return _TILINGS[min(most for most in _TILINGS if classes * max(rows, 4) <= 4 * most or most == MOST_CLASSES)]
+
+    def tiles(self, classes: int) -> int:
+        return triton.cdiv(classes, self.classes)
+
+
+_TILINGS = {
+    8: Tiling(1, 128, 4, 1),
+    24: Tiling(1, 64, 2, 1),
+    32: Tiling(4, 32, 4, 1),
+    48: Tiling(8, 32, 4, 1),
+    112: Tiling(16, 32, 4, 2),
+    192: Tiling(16, 32, 4, 4),
+    MOST_CLASSES: Tiling(32, 32, 4, 8),
+}
+"""By the number of classes up to which it serves, with four accumulators for each."""
 
 
 def takes(logits: Tensor) -> bool:
@@ -95,88 +106,111 @@ def fold(values, FOLD: tl.constexpr):
 
 
 @triton.jit
+def block_of(step, steps, voxels, B: tl.constexpr):
+    """The first voxel of a program's block, and which of its voxels there are, (B,)."""
+    start = (tl.program_id(0).to(tl.int64) * steps + step) * B
+    return start, tl.arange(0, B) < tl.minimum(voxels - start, B).to(tl.int32)
+
+
+@triton.jit
 def load_tiles(
-    place, voxel_step, class_step, inside, valid, C: tl.constexpr, T: tl.constexpr, TILES: tl.constexpr,
+    place, class_step, voxel_step, inside, valid, C: tl.constexpr, T: tl.constexpr, TILES: tl.constexpr,
     IGNORE: tl.constexpr, SOFTMAX: tl.constexpr = True,
 ):  # fmt: skip
     """Logits of a block in float32, tile by tile. What there is not, or is not valid, is -inf; in sigmoid mode 0.
 
     Args:
-        place: the logits of the sample. voxel_step: offsets of the voxels, (B,). class_step: stride of the classes.
+        place: where those of the block begin. class_step, voxel_step: strides.
         inside: voxels that there are; a mask of neighbours in one piece, so that loads stay wide.
     """
     found = ()
     NONE: tl.constexpr = float("-inf") if SOFTMAX else 0.0
     for t in tl.static_range(TILES):
-        c = t * T + tl.arange(0, T)
-        there = (c < C)[:, None] & inside[None, :]
-        z = tl.load(place + c.to(tl.int64)[:, None] * class_step + voxel_step[None, :], there, NONE)
+        z = tl.load(tile_of(place, class_step, voxel_step, t, T, inside.shape[0]), tile_mask(inside, t, C, T), NONE)
         z = z.to(tl.float32)
         found = found + (tl.where(valid[None, :], z, NONE) if IGNORE else z,)
     return found
 
 
 @triton.jit
-def softmax_of(tiles, valid):
-    """Of tiles of logits: exp(z - peak) tile by tile, and peak, log of the norm and its reciprocal, (B,).
+def tile_of(place, class_step, voxel_step, t: tl.constexpr, T: tl.constexpr, B: tl.constexpr):
+    """Where the values of a tile are, (T, B)."""
+    c = (t * T + tl.arange(0, T)).to(tl.int64) * class_step
+    return place + c[:, None] + (tl.arange(0, B).to(tl.int64) * voxel_step)[None, :]
 
-    Where a voxel is not valid the first three are 0.
+
+@triton.jit
+def tile_mask(inside, t: tl.constexpr, C: tl.constexpr, T: tl.constexpr):
+    """Which values of a tile there are, (T, B)."""
+    return (t * T + tl.arange(0, T) < C)[:, None] & inside[None, :]
+
+
+@triton.jit
+def softmax_of(tiles, valid):
+    """Of tiles of logits: z - peak and exp(z - peak), tile by tile; peak, log of the norm and 1 / norm, (B,).
+
+    The norm is at least 1, so that log p = z - peak - log norm is never above 0. Where a voxel is not valid the
+    powers and the logarithm are 0.
     """
     highest = tiles[0]
     for t in tl.static_range(1, len(tiles)):
         highest = tl.maximum(highest, tiles[t])
     peak = tl.where(valid, tl.max(highest, 0), 0.0)
-    powers = ()
+    shifted, powers = (), ()
     for t in tl.static_range(len(tiles)):
-        powers = powers + (exp(tiles[t] - peak[None, :]),)
+        shifted = shifted + (tiles[t] - peak[None, :],)
+        powers = powers + (exp(shifted[t]),)
     total = powers[0]
     for t in tl.static_range(1, len(tiles)):
         total = total + powers[t]
     norm = tl.where(valid, tl.sum(total, 0), 1.0)
-    return powers, peak, log(norm), 1 / norm
+    return shifted, powers, peak, log(norm), 1 / norm
 
 
 @triton.jit
-def read_labels(place, step, inside, ignore, C: tl.constexpr, IGNORE: tl.constexpr):
+def read_labels(place, voxel_step, inside, ignore, C: tl.constexpr, IGNORE: tl.constexpr):
     """Labels of a block, -1 where there is none that counts; valid voxels; and voxels whose label may not be."""
-    raw = tl.load(place + step, inside, 0).to(tl.int64)
+    raw = tl.load(place + tl.arange(0, inside.shape[0]).to(tl.int64) * voxel_step, inside, 0).to(tl.int64)
     valid = inside & (raw != ignore) if IGNORE else inside
-    allowed = (raw >= 0) & (raw < C)
-    return tl.where(valid & allowed, raw, -1).to(tl.int32), valid, valid & (allowed == 0)
+    allowed = raw.to(tl.uint64, bitcast=True) < C
+    return tl.where(valid & allowed, raw.to(tl.int32), -1), valid, valid & (allowed == 0)
 
 
 @triton.jit
-def read_weights(place, step, inside, valid, WEIGHTED: tl.constexpr):
+def read_weights(place, voxel_step, inside, valid, WEIGHTED: tl.constexpr):
     """Weights of a block, 0 where a voxel is not valid; and which may not be."""
     if WEIGHTED:
-        raw = tl.load(place + step, inside, 0).to(tl.float32)
+        raw = tl.load(place + tl.arange(0, inside.shape[0]).to(tl.int64) * voxel_step, inside, 0).to(tl.float32)
         found, bad = tl.where(valid, raw, 0.0), inside & ((raw >= 0) == 0)
     else:
-        found, bad = tl.where(valid, 1.0, 0.0), inside & (inside == 0)
+        found, bad = tl.where(valid, 1.0, 0.0), inside
     return found, bad
 
 
 @triton.jit
-def count(found, valid, w, bad_targets, bad_weights):
-    """Add the columns of the second table, (B,) each."""
-    return (
-        found[0] + valid.to(tl.float32),
-        found[1] + w,
-        found[2] + bad_targets.to(tl.float32),
-        found[3] + bad_weights.to(tl.float32),
-    )
+def count(found, valid, w, bad_targets, bad_weights, WEIGHTED: tl.constexpr):
+    """Add to the columns of the second table, (B,) each; without weights to two of them."""
+    sums = (found[0] + valid.to(tl.float32), found[1] + bad_targets.to(tl.float32))
+    if WEIGHTED:
+        sums = sums + (found[2] + w, found[3] + bad_weights.to(tl.float32))
+    return sums
 
 
 @triton.jit
-def write_sums(sums, totals, partial, counts, ROWS: tl.constexpr, TILES: tl.constexpr, T: tl.constexpr):
+def write_sums(
+    sums, totals, partial, counts, ROWS: tl.constexpr, TILES: tl.constexpr, T: tl.constexpr, WEIGHTED: tl.constexpr
+):
     """What a program found, ROWS accumulators for each tile: (P of all samples, ROWS, TILES T) and (P, 4)."""
     program = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
     for t in tl.static_range(TILES):
         for row in tl.static_range(ROWS):
             place = partial + (program * ROWS + row) * (TILES * T) + t * T + tl.arange(0, T)
             tl.store(place, tl.sum(sums[t * ROWS + row], 1))
-    for column in tl.static_range(4):
-        tl.store(counts + program * 4 + column, tl.sum(totals[column], 0))
+    valid, bad_targets = tl.sum(totals[0], 0), tl.sum(totals[1], 0)
+    tl.store(counts + program * 4, valid)
+    tl.store(counts + program * 4 + 1, bad_targets)
+    tl.store(counts + program * 4 + 2, tl.sum(totals[2], 0) if WEIGHTED else valid)
+    tl.store(counts + program * 4 + 3, tl.sum(totals[3], 0) if WEIGHTED else 0.0)
 
 
 @triton.jit(debug=True)
@@ -210,9 +244,9 @@ def _add_up(
         tl.store(table + (n * TABLE_ROWS + line) * C + c, value, c < C)
     if tl.program_id(0) == 0:
         total, column = tl.sum(count, 0), tl.arange(0, 4)
-        tl.device_assert((column != 2) | (total == 0), BAD_TARGET)
+        tl.device_assert((column != 1) | (total == 0), BAD_TARGET)
         tl.device_assert((column != 3) | (total == 0), BAD_WEIGHT)
-        tl.store(totals + n * 2 + column, total, column < 2)
+        tl.store(totals + n * 2 + column // 2, total, column % 2 == 0)
 
 
 def add_up(
