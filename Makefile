@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench docs clean
+.PHONY: demo test check bench bench-cuda kernels docs clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml
@@ -30,6 +30,13 @@ bench: $(READY)         ## times and memory beside other libraries, into benchma
 	$(BIN)/python benchmarks/overlap.py
 	$(BIN)/python benchmarks/boundary.py
 	$(BIN)/python benchmarks/instance.py
+
+bench-cuda: $(READY)    ## the same on a GPU, which it needs, beside the floor that its memory sets
+	$(BIN)/python benchmarks/on_cuda.py
+
+kernels: $(READY)       ## the kernels compiled for GPUs that need not be there: registers, spills, instructions
+	$(BIN)/python benchmarks/kernels.py
+	$(BIN)/python benchmarks/kernels.py --check
 
 docs: $(READY)          ## the pictures and pages made from the code, then the site, into site/
 	$(BIN)/python docs/gradients.py

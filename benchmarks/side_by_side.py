@@ -37,8 +37,18 @@ class Row:
     rounds: int
 
 
+def wall(call: Callable[[], object]) -> float:
+    """Seconds of a call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
 def interleaved(
-    calls: dict[str, Callable[[], object]], rounds: int, seconds: float = math.inf
+    calls: dict[str, Callable[[], object]],
+    rounds: int,
+    seconds: float = math.inf,
+    clock: Callable[[Callable[[], object]], float] = wall,
 ) -> dict[str, list[float]]:
     """Seconds of each call by round, after a round to warm up.
 
@@ -52,9 +62,7 @@ def interleaved(
         for name, call in calls.items():
             if times[name] and (late or len(times[name]) == rounds):
                 continue
-            start = time.perf_counter()
-            call()
-            taken = time.perf_counter() - start
+            taken = clock(call)
             if turn or (taken > SLOW and seconds < math.inf):  # without a limit it may be slow because it compiles
                 times[name].append(taken)
     return times
