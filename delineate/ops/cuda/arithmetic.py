@@ -25,15 +25,16 @@ def log(x):
 
 @triton.jit
 def log1p(x):
-    """Of x in [0, 1], exact to rounding also where 1 + x rounds to 1."""
-    above = 1 + x
-    return tl.where(above == 1, x, log(above) * (x / tl.where(above == 1, 1.0, above - 1)))
+    """Of x in [0, 1]: its series where 1 + x would round x away."""
+    series = x * (1 - x * (0.5 - x * (0.3333333333333333 - x * 0.25)))
+    return tl.where(x < 0.0625, series, log(1 + x))
 
 
 @triton.jit
 def expm1(x):
     """Of x <= 0: its series where a difference would cancel."""
-    series = x * (1 + x / 2 * (1 + x / 3 * (1 + x / 4 * (1 + x / 5 * (1 + x / 6 * (1 + x / 7))))))
+    last = 1 + x * 0.16666666666666666 * (1 + x * 0.14285714285714285)
+    series = x * (1 + x * 0.5 * (1 + x * 0.3333333333333333 * (1 + x * 0.25 * (1 + x * 0.2 * last))))
     return tl.where(x > -0.5, series, exp(x) - 1)
 
 

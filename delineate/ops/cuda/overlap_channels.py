@@ -105,7 +105,8 @@ def _logs(shifted, power, log_norm, scale, SOFTMAX: tl.constexpr):
         log_q, q = tl.zeros_like(p), 1 - p
     else:
         a = exp(-tl.abs(shifted))
-        beyond, large, small = log1p(a), 1 / (1 + a), a / (1 + a)
+        beyond, large = log1p(a), 1 / (1 + a)
+        small = a * large
         log_p, log_q = tl.minimum(shifted, 0.0) - beyond, tl.minimum(-shifted, 0.0) - beyond
         p, q = tl.where(shifted >= 0, large, small), tl.where(shifted >= 0, small, large)
     return log_p, log_q, p, q
@@ -119,7 +120,7 @@ def _if(share, values):
 
 def _goes_to(softmax: bool, squares: bool, spread: bool, costs: Sequence[float]) -> list[list[int]]:
     """The rows of the table that each accumulator is added to."""
-    rows = [[VOXELS], [COUNT], [MASS], [TP, MASS], [NLL]] + ([] if softmax else [[NLL_OFF]])
+    rows = [[COUNT], [MASS], [TP, MASS], [NLL]] + ([[VOXELS]] if softmax else [[NLL_OFF]])
     rows += [[SPREAD]] if spread else []
     for k in range(len(costs) // 3):
         rows += [[COSTS + 2 * k]] if softmax else [[COSTS + 2 * k], [COSTS + 2 * k + 1]]
@@ -133,10 +134,8 @@ def _rows(
 ):  # fmt: skip
     """What a tile adds to each accumulator, in the order of `_goes_to`. w, alive: (1, B)."""
     hit = tl.minimum(p, y)
-    found = (fold(y * alive if SOFTMAX else alive + tl.zeros_like(y), FOLD), fold(y * w, FOLD))
-    found = found + (fold((p - hit) * w, FOLD), fold(hit * w, FOLD), fold(-_if(y, log_p) * w, FOLD))
-    if not SOFTMAX:
-        found = found + (fold(-_if(1 - y, log_q) * w, FOLD),)
+    found = (fold(y * w, FOLD), fold((p - hit) * w, FOLD), fold(hit * w, FOLD), fold(-_if(y, log_p) * w, FOLD))
+    found = found + (fold(y * alive if SOFTMAX else -_if(1 - y, log_q) * w, FOLD),)
     if SPREAD:
         found = found + (fold(tl.where(w > 0, -(log_p + log_q) * w, 0.0), FOLD),)
     for k in tl.static_range(len(COSTS) // 3):
@@ -217,7 +216,7 @@ def forward(
         softmax, squares, spread, tuple(costs),
         num_warps=tiling.warps,
     )  # fmt: skip
-    table, totals = add_up(partial, counts, samples, classes, goes_to, table_rows(costs))
+    table, totals = add_up(partial, counts, samples, classes, goes_to, table_rows(costs), [] if softmax else [VOXELS])
     return log_p, table, totals
 
 

@@ -216,7 +216,7 @@ def write_sums(
 @triton.jit(debug=True)
 def _add_up(
     partial, counts, table, totals, programs,
-    C: tl.constexpr, WIDTH: tl.constexpr, GOES_TO: tl.constexpr, TABLE_ROWS: tl.constexpr,
+    C: tl.constexpr, WIDTH: tl.constexpr, GOES_TO: tl.constexpr, VALID_TO: tl.constexpr, TABLE_ROWS: tl.constexpr,
     PROGRAMS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
     """Add what the programs of a sample found, and write every row of its table."""
@@ -236,35 +236,44 @@ def _add_up(
             found = found + (sums[row] + tl.load(place, there & (c < C)[None, :], 0.0),)
         sums = found
         count += tl.load(counts + program[:, None] * 4 + tl.arange(0, 4)[None, :], there, 0.0)
+    total, column = tl.sum(count, 0), tl.arange(0, 4)
     for line in tl.static_range(TABLE_ROWS):
         value = tl.zeros((CLASSES,), tl.float64)
+        if (VALID_TO >> line) & 1:
+            value += tl.sum(tl.where(column == 0, total, 0.0), 0)
         for row in tl.static_range(ROWS):
             if (GOES_TO[row] >> line) & 1:
                 value += tl.sum(sums[row], 0)
         tl.store(table + (n * TABLE_ROWS + line) * C + c, value, c < C)
     if tl.program_id(0) == 0:
-        total, column = tl.sum(count, 0), tl.arange(0, 4)
         tl.device_assert((column != 1) | (total == 0), BAD_TARGET)
         tl.device_assert((column != 3) | (total == 0), BAD_WEIGHT)
         tl.store(totals + n * 2 + column // 2, total, column % 2 == 0)
 
 
 def add_up(
-    partial: Tensor, counts: Tensor, samples: int, classes: int, goes_to: Sequence[Sequence[int]], rows: int
+    partial: Tensor,
+    counts: Tensor,
+    samples: int,
+    classes: int,
+    goes_to: Sequence[Sequence[int]],
+    rows: int,
+    valid_to: Sequence[int] = (),
 ) -> tuple[Tensor, Tensor]:
     """The sums of all programs in float64: (N, rows, C), 0 where nothing goes, and totals (N, 2).
 
     Args:
         partial: (N P, R, width) float32, counts: (N P, 4), see `write_sums`.
-        goes_to: for each of R, the rows of the table it is added to.
+        goes_to: for each of R, the rows of the table it is added to. valid_to: those that the number of valid voxels
+            goes to.
     """
     table = partial.new_empty(samples, rows, classes, dtype=torch.float64)
     totals = partial.new_empty(samples, 2, dtype=torch.float64)
-    bits = tuple(sum(1 << line for line in lines) for lines in goes_to)
+    *bits, valid_bits = (sum(1 << line for line in lines) for lines in (*goes_to, valid_to))
     width = min(8, triton.next_power_of_2(classes))
     _add_up[(triton.cdiv(classes, width), samples)](
         partial, counts, table, totals, len(partial) // samples,
-        classes, partial.shape[2], bits, rows, 512 // width, width,
+        classes, partial.shape[2], tuple(bits), valid_bits, rows, 512 // width, width,
         num_warps=4,
     )  # fmt: skip
     return table, totals
