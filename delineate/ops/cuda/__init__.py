@@ -11,6 +11,8 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
+import torch
+
 KERNELS: list[tuple[Any, Callable]] = []
 """The ops that have a kernel, and what they run on CUDA."""
 
@@ -19,15 +21,16 @@ def on_cuda(op: Any, module: str, name: str) -> None:
     """Let the function `name` of a module of this package do the work of an op on CUDA.
 
     Args:
-        op: made with `torch.library.custom_op`; the function takes its arguments, and answers `NotImplemented` for
-            those it does not take.
+        op: made with `torch.library.custom_op`, its first argument a tensor; the function takes its arguments, and
+            answers `NotImplemented` for those it does not take.
     """
     definition = op._init_fn
 
     @op.register_kernel("cuda")
     def run(*args: Any) -> Any:
         kernel = found(module, name)
-        answer = NotImplemented if kernel is None else kernel(*args)
+        with torch.cuda.device_of(args[0]):  # Triton launches on the current device, whatever that of the tensors is
+            answer = NotImplemented if kernel is None else kernel(*args)
         return definition(*args) if answer is NotImplemented else answer
 
     KERNELS.append((op, run))
