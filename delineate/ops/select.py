@@ -1,8 +1,9 @@
 """The hardest part of each row, as weights: what losses of hard voxels average over.
 
-The K-th largest value of a row is found by partial ordering, O(M) for M values; everything above it is kept, and
-values equal to it share what is left of K, so that the result depends on values only, never on their order. The
-selection carries no gradient. Sizes that depend on data stay inside the op, so it compiles with fullgraph.
+The K-th largest value of a row is found by partial ordering, O(M) for M values, and on a GPU by sorting, where K need
+not be known to the host; everything above it is kept, and values equal to it share what is left of K, so that the
+result depends on values only, never on their order. The selection carries no gradient. Sizes that depend on data stay
+inside the op, so it compiles with fullgraph.
 """
 
 import math
@@ -31,6 +32,8 @@ def hardest(
             the number kept.
         kept (R,) float64: this number.
     """
+    if values.device.type != "cpu" and values.numel():
+        return hardest_by_sorting(values, candidates, fraction, at_least, above)
     weights, kept = torch.zeros_like(values), values.new_zeros(values.shape[0], dtype=torch.float64)
     for row, found in enumerate(values):
         size = found.numel()
@@ -40,6 +43,28 @@ def hardest(
         if keep:
             kept[row] = _mark(found, keep, above, weights[row])
     return weights, kept
+
+
+def hardest_by_sorting(
+    values: Tensor, candidates: Tensor | None, fraction: float, at_least: int = 1, above: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """The same as `hardest`, of at least one value: all rows at once, and nothing that the host must know."""
+    if candidates is None:
+        size = values.new_full((len(values), 1), values.shape[1], dtype=torch.float64)
+    else:
+        values, size = values.masked_fill(~candidates, -1), candidates.sum(1, keepdim=True).double()
+    keep = (fraction * size + 1e-9).floor().clamp_min(at_least).minimum(size)
+    least = values.sort(1, descending=True).values.gather(1, (keep.long() - 1).clamp_min(0))
+    chosen, ties = values >= least, values == least
+    surplus = (chosen.sum(1, keepdim=True) - keep).clamp_min(0)
+    share = 1 - surplus / ties.sum(1, keepdim=True)
+    weights = torch.where(ties, share.to(values.dtype), chosen.to(values.dtype))
+    if above is not None:
+        larger = values > above
+        number = larger.sum(1, keepdim=True)
+        enough = number >= keep
+        weights, keep = torch.where(enough, larger.to(values.dtype), weights), torch.where(enough, number, keep)
+    return weights, keep[:, 0].clone()
 
 
 def _mark(values: Tensor, keep: int, above: float | None, weights: Tensor) -> int:
@@ -61,14 +86,12 @@ def _mark(values: Tensor, keep: int, above: float | None, weights: Tensor) -> in
 
 def _count(mask: Tensor) -> int:
     """How many are true; numpy counts bytes many times faster than PyTorch."""
-    return int(np.count_nonzero(mask.numpy())) if mask.device.type == "cpu" else int(mask.sum())
+    return int(np.count_nonzero(mask.numpy()))
 
 
 def _kth_largest(values: Tensor, k: int) -> Tensor:
     place = values.numel() - k
-    if values.device.type == "cpu":
-        return values.new_tensor(np.partition(values.numpy(), place)[place])
-    return values.kthvalue(place + 1).values
+    return values.new_tensor(np.partition(values.numpy(), place)[place])
 
 
 @hardest.register_fake

@@ -147,7 +147,8 @@ def _each(work: Callable[..., Tensor], ignored: Tensor | None, *maps: Tensor) ->
     groups = [(n, slice(at, at + several)) for n in range(samples) for at in range(0, channels, several)]
 
     def write(group: tuple[int, slice]) -> None:
-        void = None if ignored is None or not ignored[group[0]].any() else ignored[group[0]]
+        void = None if ignored is None else ignored[group[0]]
+        void = None if void is None or (on_cpu and not void.any()) else void  # elsewhere: no wait
         out[group] = work(_Planes(void, len(space)), *(values[group].contiguous() for values in maps))
 
     list((in_threads if on_cpu else map)(write, groups if out.numel() else []))

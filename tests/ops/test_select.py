@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from delineate.ops.select import hardest, hardest_of_regions
+from delineate.ops.select import hardest, hardest_by_sorting, hardest_of_regions
 
 
 def by_sorting(values, candidates, fraction):
@@ -58,6 +58,20 @@ def test_fraction_of_a_round_number_is_not_one_short():
     """0.29 * 100 is 28.999999999999996 in floating point."""
     _, kept = hardest(torch.rand(1, 100), None, 0.29)
     assert kept == 29
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.29, 1.0])
+@pytest.mark.parametrize("above", [None, 0.4, 2.0])
+@pytest.mark.parametrize("at_least", [1, 7, 1000])
+def test_what_runs_on_a_gpu_keeps_the_same(fraction, above, at_least):
+    values = torch.rand(5, 100)
+    candidates = torch.rand(5, 100) > 0.4
+    candidates[0] = False
+    values[1] = values[1].mul(4).floor()  # many ties
+    values[2, 3], values[3, 5] = torch.inf, torch.nan
+    for chosen_from in (None, candidates):
+        arguments = values, chosen_from, fraction, at_least, above
+        torch.testing.assert_close(hardest_by_sorting(*arguments), hardest(*arguments), rtol=1e-6, atol=0)
 
 
 def test_order_does_not_matter():
