@@ -19,6 +19,7 @@ from torch import Tensor
 from delineate.ops.blocks import refuse_second_derivative, sum_by_class
 from delineate.ops.components import MOST
 from delineate.ops.cost import unpacked
+from delineate.ops.cuda import on_cuda
 from delineate.ops.threads import in_threads
 from delineate.ops.transforms import differentiable
 
@@ -211,3 +212,7 @@ def _gather_backward(ctx, grad):
 
 segment_sums = differentiable(_segment_sums, _segment_backward, _segment_context)
 segment_gather = differentiable(_segment_gather, _gather_backward, _gather_context)
+on_cuda(_component_sums, "segments", "component_sums")
+on_cuda(_component_sums_backward, "segments", "component_sums_backward")
+on_cuda(_segment_sums, "segments", "segment_sums")
+on_cuda(_segment_gather, "segments", "segment_gather")
