@@ -122,7 +122,7 @@ def of_volumes() -> Iterator[Call]:
     given = (empty(1, *SPACE, dtype=torch.bool), empty(1, 3, dtype=torch.float64))
     for name, target, beside in (
         ("labels", labels, (None, None)),
-        ("dense", dense, (None, None)),
+        ("dense map", dense, (None, None)),
         ("labels, ignored, spacing", labels, given),
     ):
         yield Call("squared_distances", name, (target, 4, *beside))

@@ -137,7 +137,11 @@ def line(table: "Table", row: Row, first: Row, floor: float, gpu: Gpu, bandwidth
 
 def show(table: "Table", rows: Sequence[Row], floor: float, bandwidth: float) -> None:
     print(f"\n{table.section}   {table.shape} {table.dtype}, labels: {table.kind}; forward + backward")
-    print(f"floor {floor:.4f} ms: {PASSES} x the logits at {bandwidth / 1e12:.2f} TB/s, that of a copy")
+    beside = 2 * table.labels.nbytes / (PASSES * table.logits.nbytes)
+    print(
+        f"floor {floor:.4f} ms: {PASSES} x the logits at {bandwidth / 1e12:.2f} TB/s, that of a copy; labels are not "
+        f"in it, and to read them twice takes {beside:.2f} x as long"
+    )
     columns = "".join(f"{clock + ' ms':>12}{'/ floor':>9}{'/ first':>9}" for clock in CLOCKS)
     print(f"{'':56}{columns}{'memory, x logits':>19}")
     for row in rows:
