@@ -9,9 +9,10 @@ distances pass through them, and there the map is 0. A mask without another side
 distance 1 everywhere, so that nothing derived from it is infinite. Squared distances are what the transform yields;
 with unit or integer spacing they are exact in float32.
 
-On the CPU the transform is that of the library edt, on as many threads as PyTorch has. Elsewhere it is separable: along
-each axis in turn, the smallest sum of what was found so far and the squared offset, by as many elementwise minima as
-the axis has offsets, for all masks at once and without a look at the data from the host.
+On the CPU the transform is that of the library edt, on as many threads as PyTorch has. On CUDA kernels go through the
+axes in turn, see `delineate.ops.cuda.distance`. On other devices so do plain tensor operations: along each axis, the
+smallest sum of what was found so far and the squared offset, by as many elementwise minima as the axis has offsets, for
+all masks at once and without a look at the data from the host.
 """
 
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from delineate.ops.cuda import on_cuda
 from delineate.ops.transforms import batched
 
 
@@ -159,3 +161,5 @@ def _(labels, ignored, spacing):
 
 squared_distances.register_vmap(batched(squared_distances))
 squared_label_distances.register_vmap(batched(squared_label_distances))
+on_cuda(squared_distances, "distance", "squared_distances")
+on_cuda(squared_label_distances, "distance", "squared_label_distances")
