@@ -55,8 +55,8 @@ def _usable() -> bool:
         return True
     warnings.warn(
         "delineate: losses run on the GPU as plain PyTorch, with the same numbers from many more passes over the "
-        f"logits, for want of Triton {OLDEST[0]}.{OLDEST[1]} or newer; got {have}. It comes with PyTorch 2.8 for Linux; "
-        "elsewhere install it for the PyTorch at hand.",
+        f"logits, for want of Triton {OLDEST[0]}.{OLDEST[1]} or newer; got {have}. It comes with PyTorch 2.8 for "
+        "Linux; elsewhere install it for the PyTorch at hand.",
         stacklevel=4,
     )
     return False

@@ -7,14 +7,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 
-import pytest
 import torch
 from torch import Tensor
 
 import delineate.losses  # noqa: F401  all ops are defined
 from delineate.ops.cuda import KERNELS
 
-pytest.importorskip("triton", reason="kernels are built by Triton, which is not installed")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 _off = ExitStack()
 
