@@ -113,9 +113,9 @@ def _logs(shifted, power, log_norm, scale, SOFTMAX: tl.constexpr):
 
 
 @triton.jit
-def _if(share, values):
+def _if(share, values, DENSE: tl.constexpr):
     """share * values; what has no share counts 0, even if it is infinite."""
-    return tl.where(share > 0, share * values, 0.0)
+    return tl.where(share > 0, share * values if DENSE else values, 0.0)
 
 
 def _goes_to(softmax: bool, squares: bool, spread: bool, costs: Sequence[float]) -> list[list[int]]:
@@ -128,26 +128,38 @@ def _goes_to(softmax: bool, squares: bool, spread: bool, costs: Sequence[float])
 
 
 @triton.jit
+def _weighed(values, w, WEIGHTED: tl.constexpr):
+    return values * w if WEIGHTED else values
+
+
+@triton.jit
 def _rows(
-    log_p, log_q, p, y, w, alive, FOLD: tl.constexpr,
+    values, FOLD: tl.constexpr, DENSE: tl.constexpr, WEIGHTED: tl.constexpr,
     SOFTMAX: tl.constexpr, SQUARES: tl.constexpr, SPREAD: tl.constexpr, COSTS: tl.constexpr,
 ):  # fmt: skip
-    """What a tile adds to each accumulator, in the order of `_goes_to`. w, alive: (1, B)."""
+    """What a tile adds to each accumulator, in the order of `_goes_to`; p and y are 0 where a voxel is not valid.
+
+    Args:
+        values: log p, log (1 - p), p, y; the weight, 0 where a voxel is not valid; and 1 where it is, (1, B).
+    """
+    log_p, log_q, p, y, w, alive = values
     hit = tl.minimum(p, y)
-    found = (fold(y * w, FOLD), fold((p - hit) * w, FOLD), fold(hit * w, FOLD), fold(-_if(y, log_p) * w, FOLD))
-    found = found + (fold(y * alive if SOFTMAX else -_if(1 - y, log_q) * w, FOLD),)
+    off = y * alive if SOFTMAX else _weighed(_if(1 - y, -log_q, DENSE), w, WEIGHTED)
+    found = (fold(_weighed(y, w, WEIGHTED), FOLD), fold(_weighed(p - hit, w, WEIGHTED), FOLD))
+    found = found + (fold(_weighed(hit, w, WEIGHTED), FOLD),)
+    found = found + (fold(_weighed(_if(y, -log_p, DENSE), w, WEIGHTED), FOLD), fold(off, FOLD))
     if SPREAD:
         found = found + (fold(tl.where(w > 0, -(log_p + log_q) * w, 0.0), FOLD),)
     for k in tl.static_range(len(COSTS) // 3):
         on = cost_value(log_p, COSTS[3 * k], COSTS[3 * k + 1], COSTS[3 * k + 2])
-        found = found + (fold(_if(y, on) * w, FOLD),)
+        found = found + (fold(_weighed(_if(y, on, DENSE), w, WEIGHTED), FOLD),)
         if not SOFTMAX:
             off = cost_value(log_q, COSTS[3 * k], COSTS[3 * k + 1], COSTS[3 * k + 2])
-            found = found + (fold(_if(1 - y, off) * w, FOLD),)
+            found = found + (fold(_weighed(_if(1 - y, off, DENSE), w, WEIGHTED), FOLD),)
     if SQUARES:
-        wrong = (y - p) * (y - p)
-        found = found + (fold(wrong * y * w, FOLD), fold(wrong * (1 - y) * w, FOLD))
-        found = found + (fold(p * p * w, FOLD), fold(p * y * w, FOLD), fold(y * y * w, FOLD))
+        wrong = _weighed((y - p) * (y - p), w, WEIGHTED)
+        found = found + (fold(wrong * y, FOLD), fold(wrong * (1 - y), FOLD), fold(_weighed(p * p, w, WEIGHTED), FOLD))
+        found = found + (fold(_weighed(p * y, w, WEIGHTED), FOLD), fold(_weighed(y * y, w, WEIGHTED), FOLD))
     return found
 
 
@@ -168,13 +180,14 @@ def _sums(
         start, inside = block_of(step, steps, voxels, B)
         targets, valid, bad = _target_of(target, start, y_c, y_v, inside, ignore, C, T, TILES, DENSE, IGNORE)
         w, bad_weights = read_weights(weight + start * w_v, w_v, inside, valid, WEIGHTED)
-        tiles = load_tiles(logits + start * z_v, z_c, z_v, inside, valid, C, T, TILES, IGNORE, SOFTMAX)
+        tiles = load_tiles(logits + start * z_v, z_c, z_v, inside, valid, C, T, TILES, IGNORE)
         shifted, powers, _, log_norm, scale = softmax_of(tiles, valid) if SOFTMAX else (tiles, tiles, w, w, w)
         alive = tl.where(valid, 1.0, 0.0)[None, :]
         found = ()
         for t in tl.static_range(TILES):
             on, off, p, _ = _logs(shifted[t], powers[t], log_norm, scale, SOFTMAX)
-            rows = _rows(on, off, p, targets[t], w[None, :], alive, FOLD, SOFTMAX, SQUARES, SPREAD, COSTS)
+            values = (on, off, p, targets[t], w[None, :], alive)
+            rows = _rows(values, FOLD, DENSE, WEIGHTED, SOFTMAX, SQUARES, SPREAD, COSTS)
             for row in tl.static_range(ROWS):
                 found = found + (sums[t * ROWS + row] + rows[row],)
             if KEEP:
@@ -243,16 +256,19 @@ def _to_p(g, c, p, y, C: tl.constexpr, SQUARES: tl.constexpr):
 
 
 @triton.jit
-def _to_logs(g, c, logs, y, C: tl.constexpr, SPREAD: tl.constexpr, COSTS: tl.constexpr, SOFTMAX: tl.constexpr):
+def _to_logs(
+    g, c, logs, y, C: tl.constexpr, DENSE: tl.constexpr, SPREAD: tl.constexpr, COSTS: tl.constexpr,
+    SOFTMAX: tl.constexpr,
+):  # fmt: skip
     """Gradients of a voxel of weight 1 to log p and to log (1 - p) of a tile, (T, B) each; logs: see `_logs`."""
     log_p, log_q, p, q = logs
     on, off = -_row(g, _NLL, c, C) * y, -_row(g, _NLL_OFF, c, C) * (1 - y)
     for k in tl.static_range(len(COSTS) // 3):
         slope_on = cost_slope(log_p, p, COSTS[3 * k], COSTS[3 * k + 1], COSTS[3 * k + 2])
-        on += _row(g, _COSTS + 2 * k, c, C) * _if(y, slope_on)
+        on += _row(g, _COSTS + 2 * k, c, C) * _if(y, slope_on, DENSE)
         if not SOFTMAX:
             slope_off = cost_slope(log_q, q, COSTS[3 * k], COSTS[3 * k + 1], COSTS[3 * k + 2])
-            off += _row(g, _COSTS + 2 * k + 1, c, C) * _if(1 - y, slope_off)
+            off += _row(g, _COSTS + 2 * k + 1, c, C) * _if(1 - y, slope_off, DENSE)
     if SPREAD:
         on, off = on - _row(g, _SPREAD, c, C), off - _row(g, _SPREAD, c, C)
     return on, off
@@ -273,20 +289,20 @@ def _gradient(
         start, inside = block_of(step, steps, voxels, B)
         targets, valid, _ = _target_of(target, start, y_c, y_v, inside, ignore, C, T, TILES, DENSE, IGNORE)
         w, _ = read_weights(weight + start * w_v, w_v, inside, valid, WEIGHTED)
-        tiles = load_tiles(logits + start * z_v, z_c, z_v, inside, valid, C, T, TILES, IGNORE, SOFTMAX)
+        tiles = load_tiles(logits + start * z_v, z_c, z_v, inside, valid, C, T, TILES, IGNORE)
         shifted, powers, _, log_norm, scale = softmax_of(tiles, valid) if SOFTMAX else (tiles, tiles, w, w, w)
         total = tl.zeros((T, B), tl.float32)
         if SOFTMAX:
             for t in tl.static_range(TILES):
                 c, y = t * T + tl.arange(0, T), targets[t]
                 logs = _logs(shifted[t], powers[t], log_norm, scale, SOFTMAX)
-                on, _ = _to_logs(g, c, logs, y, C, SPREAD, COSTS, SOFTMAX)
+                on, _ = _to_logs(g, c, logs, y, C, DENSE, SPREAD, COSTS, SOFTMAX)
                 total += logs[2] * _to_p(g, c, logs[2], y, C, SQUARES) + tl.where((c < C)[:, None], on, 0.0)
         shared = tl.sum(total, 0)[None, :]
         for t in tl.static_range(TILES):
             c, y = t * T + tl.arange(0, T), targets[t]
             logs = _logs(shifted[t], powers[t], log_norm, scale, SOFTMAX)
-            on, off = _to_logs(g, c, logs, y, C, SPREAD, COSTS, SOFTMAX)
+            on, off = _to_logs(g, c, logs, y, C, DENSE, SPREAD, COSTS, SOFTMAX)
             p, q, to_p = logs[2], logs[3], _to_p(g, c, logs[2], y, C, SQUARES)
             dz = (p * (to_p - shared) + on if SOFTMAX else p * q * to_p + on * q - off * p) * w[None, :]
             there = tile_mask(inside, t, C, T)

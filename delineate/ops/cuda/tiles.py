@@ -59,7 +59,7 @@ _TILINGS = {
     8: Tiling(1, 128, 4, 1),
     24: Tiling(1, 64, 2, 1),
     32: Tiling(4, 32, 4, 1),
-    48: Tiling(8, 32, 4, 1),
+    64: Tiling(8, 32, 4, 1),
     112: Tiling(16, 32, 4, 2),
     192: Tiling(16, 32, 4, 4),
     MOST_CLASSES: Tiling(32, 32, 4, 8),
@@ -115,16 +115,16 @@ def block_of(step, steps, voxels, B: tl.constexpr):
 @triton.jit
 def load_tiles(
     place, class_step, voxel_step, inside, valid, C: tl.constexpr, T: tl.constexpr, TILES: tl.constexpr,
-    IGNORE: tl.constexpr, SOFTMAX: tl.constexpr = True,
+    IGNORE: tl.constexpr,
 ):  # fmt: skip
-    """Logits of a block in float32, tile by tile. What there is not, or is not valid, is -inf; in sigmoid mode 0.
+    """Logits of a block in float32, tile by tile; -inf where there is none, or where a voxel is not valid.
 
     Args:
         place: where those of the block begin. class_step, voxel_step: strides.
         inside: voxels that there are; a mask of neighbours in one piece, so that loads stay wide.
     """
     found = ()
-    NONE: tl.constexpr = float("-inf") if SOFTMAX else 0.0
+    NONE: tl.constexpr = float("-inf")
     for t in tl.static_range(TILES):
         z = tl.load(tile_of(place, class_step, voxel_step, t, T, inside.shape[0]), tile_mask(inside, t, C, T), NONE)
         z = z.to(tl.float32)
