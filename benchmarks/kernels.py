@@ -18,7 +18,8 @@ Two ratios of times, for the blocks of a launch; memory is the limit where both 
     issue / memory = (instructions of all warps / (4 a clock x multiprocessors x clock)) / (bytes / bandwidth)
     special / memory: the same of special functions, of which a multiprocessor takes 16 threads a clock
 
-Bytes are those of the arguments and results of the op, each once.
+Bytes are those of the arguments and results of the op, each once. At the end: Dice + CE, forward and backward, over the
+floor (logits read twice, their gradient written), if each pass took as long as the slowest of the three says.
 """
 
 import argparse
@@ -272,6 +273,11 @@ class Row:
         issue, special = self.code.loop / ISSUED, self.code.special * LANES / SPECIAL_LANES
         return issue * clocks / memory, special * clocks / memory
 
+    def over_floor(self, device: Device) -> float:
+        """The slowest of memory, issue and special functions, over the time of three sweeps over the logits."""
+        logits = self.call.arguments[0]
+        return max(1, *self.limits(device)) * self.size / (3 * logits.numel() * logits.element_size())
+
 
 def rows_of(call: Call, run: Callable, capability: int, classes: int | None, dtype: str) -> list[Row]:
     """Compile what a call launches.
@@ -331,10 +337,20 @@ def head(capability: int) -> str:
     )
 
 
+def predicted(rows: Sequence[Row], device: Device) -> Iterator[str]:
+    """Dice + CE over the floor, a line for each number of classes."""
+    over = dict[tuple[int | None, str], float]()
+    for row in (row for row in rows if row.call.variant == MAIN and row.rounds):
+        over[row.classes, row.dtype] = over.get((row.classes, row.dtype), 0) + row.over_floor(device)
+    for (classes, dtype), ratio in over.items():
+        yield f"{MAIN}, {classes} classes, {dtype}: predicted {ratio:.2f} times the floor"
+
+
 def report(options: argparse.Namespace) -> list[str]:
     """Print all rows; returns what is wrong, a line each."""
     runs, wrong, called = {op._name: run for op, run in KERNELS}, [], set()
     for capability in options.capabilities:
+        compiled = []
         print(head(capability), end="", flush=True)
         for call, classes, dtype in work(options):
             called.add(call.op)
@@ -347,10 +363,12 @@ def report(options: argparse.Namespace) -> list[str]:
             except Exception as error:  # of any kind: the other kernels are still compiled
                 wrong.append(f"{place}: {type(error).__name__}: {str(error).strip().splitlines()[0]}")
                 continue
+            compiled += rows
             for row in rows:
                 print(line(row, DEVICES[capability]), end="", flush=True)
                 if row.code.stack > MOST_SPILLED:
                     wrong.append(f"{place}: {row.kernel} spills {row.code.stack} bytes, more than {MOST_SPILLED}")
+        print(*predicted(compiled, DEVICES[capability]), sep="\n")
     return wrong + [f"{op}: no call of it is known here, so that it is not compiled" for op in runs.keys() - called]
 
 
