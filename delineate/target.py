@@ -116,7 +116,7 @@ class Target:
                 f"spacing: expected the size of a voxel along each of {dims} axes, finite and above 0, for all or "
                 f"for each of {samples} samples; got {sizes.tolist()}."
             )
-        return sizes.expand(samples, dims).to(self.labels.device)
+        return sizes.expand(samples, dims).to(self.labels.device, non_blocking=True)  # so few that no wait is needed
 
 
 def _shape(kind: str, shape: Sequence[int], dense: bool) -> tuple[int, ...]:

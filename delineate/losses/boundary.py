@@ -125,10 +125,8 @@ class ShapeAwareLoss(EachVoxelLoss):
         distances = Distances(inputs, self.ignore_index, self.spacing, self.scale_free)
         far = (distances.to_other_label() if self.mode == "softmax" else distances.to_other_side()).flatten(2)
         plain, weighed = -gains.flatten(1).sum(1).double(), -(gains * far * wrong).flatten(1).sum(1).double()
-        valid = found.valid > 0
-        return self.average(plain, self.divisor(found), valid) + self.average(
-            weighed, wrong.flatten(1).sum(1).double(), valid
-        )
+        errors = wrong.flatten(1).sum(1).double()
+        return self.average(plain, self.divisor(found), found.valid) + self.average(weighed, errors, found.valid)
 
     def _wrong(self, inputs: Inputs) -> Tensor:
         """Where the hard prediction is not the label, (N, 1, V) in softmax mode, (N, C, V) in sigmoid mode."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from delineate.losses.distribution import FocalLoss
-from delineate.losses.inputs import Inputs
+from delineate.losses.inputs import Inputs, pick, placed, places
 from delineate.losses.loss import Loss
 from delineate.losses.voxel import MeanCostLoss
 from delineate.ops.cost import Cost, packed, voxel_costs
@@ -114,7 +114,7 @@ class Components:
         gradient ("own")."""
         p = self.probabilities()
         w = torch.ones_like(p[:, :1]) if self.inputs.weight is None else self.inputs.weight[:, None].to(p.dtype)
-        names = torch.tensor(self.channels, dtype=p.dtype, device=p.device)[:, None]
+        names = places(self.channels, p.device).to(p.dtype)[:, None]
         rows = {"channel": names.expand_as(p), "voxels": torch.ones_like(p), "weight": w, "count": w * self.target()}
         return self.by_region(rows | {"mass": w * p, "own": w * p * p.detach()}, regions, segments)
 
@@ -129,8 +129,7 @@ class Components:
 
     def by_channel(self, values: Tensor) -> Tensor:
         """Values of the scored channels (N, R) in a table of all, (N, C)."""
-        channels = torch.tensor(self.channels, device=values.device)
-        return values.new_zeros(len(values), self.inputs.shape[1]).index_copy(1, channels, values)
+        return placed(values, self.channels, self.inputs.shape[1])
 
     def by_region(self, rows: dict[str, Tensor], regions: Tensor, segments: int | None = None) -> Sums:
         """Sum values of each voxel, (N, R, V) or (N, 1, V), by the region they lie in."""
@@ -244,7 +243,7 @@ class Components:
 
     def _scored(self) -> Tensor:
         names = torch.arange(self.inputs.shape[1], device=self.ids.device)
-        return (names[:, None] == torch.tensor(self.channels, device=names.device)).any(1)
+        return (names[:, None] == places(self.channels, names.device)).any(1)
 
     def _costs(self) -> list[Cost]:
         return list(dict.fromkeys(term.cost for term in self.terms if isinstance(term, MeanCostLoss)))
@@ -270,14 +269,6 @@ class Components:
     def _shares(self, term: Loss) -> tuple[float, float]:
         """Factors of the costs of voxels that are on, and of those that are off."""
         return term.factors() if isinstance(term, FocalLoss) else (1.0, 1.0)
-
-
-def pick(maps: Tensor, channels: Sequence[int]) -> Tensor:
-    """Some channels of maps (N, C, ...), in their order."""
-    run = list(range(channels[0], channels[-1] + 1))
-    if list(channels) == run:
-        return maps.narrow(1, channels[0], len(run))
-    return maps.index_select(1, torch.tensor(channels, device=maps.device))
 
 
 def added(one: Sums, other: Sums) -> Sums:

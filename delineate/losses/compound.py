@@ -29,7 +29,7 @@ class _CompoundLoss(RatioLoss, MeanCostLoss):
     def compute(self, inputs: Inputs) -> Tensor:
         found = inputs.overlap(self.mode, self.ignore_index)
         by_voxel, by_region = self.factors()
-        return by_voxel * self.voxel_value(found) + by_region * self.region_value(found)
+        return by_voxel * self.voxel_value(found) + by_region * self.region_value(inputs)
 
     def foreground(self, table: Tensor) -> Tensor:
         """Which classes are foreground, (C,): in softmax mode all but class 0, in sigmoid mode all."""
@@ -84,10 +84,10 @@ class ComboLoss(_CompoundLoss):
 
     def class_loss(self, counts: Counts) -> Tensor:
         """The Dice coefficient: the factor is negative."""
-        return ratio(2 * counts.tp + self.smooth, counts.mass + counts.count + self.smooth)
+        return ratio(2 * counts.tp + self.smooth, counts.size + self.smooth)
 
     def absent_loss(self, counts: Counts) -> Tensor:
-        return 1 - counts.false_positive_rate
+        return 1 - counts.mean_probability
 
 
 class ExponentialLogarithmicLoss(_CompoundLoss):
@@ -154,7 +154,7 @@ class ExponentialLogarithmicLoss(_CompoundLoss):
         return on + off
 
     def class_loss(self, counts: Counts) -> Tensor:
-        dice = (2 * counts.tp + self.smooth) / (counts.mass + counts.count + self.smooth)
+        dice = (2 * counts.tp + self.smooth) / (counts.size + self.smooth)
         return power(-dice.clamp_max(1).log(), self.dice_gamma)
 
 

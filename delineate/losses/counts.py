@@ -9,17 +9,22 @@ gradient of one process with all the samples. All ranks must then call the loss 
 """
 
 from abc import abstractmethod
-from typing import NamedTuple, Unpack
+from collections.abc import Callable, Mapping
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
-from delineate.losses.inputs import Inputs
-from delineate.losses.loss import ABSENT, Common, Loss, absent_classes
+from delineate.losses.inputs import Inputs, pick, placed
+from delineate.losses.loss import ABSENT, Common, Loss, counted_classes
 from delineate.ops.overlap import Overlap
 from delineate.ops.ranks import sum_over_ranks
 
 POOLS = ("sample", "batch")
+PLAIN = ("tp", "mass", "count", "total", "valid")
+SQUARES = ("product", "squares", "target_squares", "miss_squares", "false_squares")
+OF_A_PERFECT_VOXEL = ("tp", "mass", "count", "total", "product", "squares", "target_squares")
+"""Tables that a voxel of the class with p = 1 adds its weight to."""
 _ROUNDING = 1e-12
 """A share of the weight below any voxel's, and above the rounding of float64 sums."""
 
@@ -37,67 +42,115 @@ class RatioCommon(PoolCommon, total=False):
     smooth: float
 
 
-class Counts(NamedTuple):
-    """Soft counts of each row (a sample, or the pooled batch) and class: (R, C) float64."""
+def once(derive: Callable[["Counts"], Any]) -> property:
+    """A property that is derived when it is first asked for. (That of functools holds a lock, and is not traced.)"""
+
+    def found(self: "Counts") -> Any:
+        if derive not in self.derived:
+            self.derived[derive] = derive(self)
+        return self.derived[derive]
+
+    return property(found, doc=derive.__doc__)
+
+
+class Counts:
+    """Soft counts of each row (a sample, or the pooled batch) and class: (R, C) float64.
+
+    Args:
+        tables: those below by name, all of one shape; the squares only where a formula needs them.
+    """
 
     tp: Tensor
     mass: Tensor
     """Sum of the probabilities: tp + fp."""
     count: Tensor
     """Sum of the target: tp + fn."""
+    total: Tensor
+    """Sum of the voxel weights, the same for all classes."""
+    valid: Tensor
+    """Number of voxels that are not ignored, the same for all classes."""
     product: Tensor
     squares: Tensor
     target_squares: Tensor
     miss_squares: Tensor
     false_squares: Tensor
-    total: Tensor
-    """Sum of the voxel weights, the same for all classes."""
-    valid: Tensor
-    """Number of voxels that are not ignored, the same for all classes."""
+
+    def __init__(self, tables: Mapping[str, Tensor]):
+        self.tables, self.derived = dict(tables), {}
+        for name, table in tables.items():
+            setattr(self, name, table)
 
     @classmethod
-    def of(cls, found: Overlap) -> "Counts":
-        tables = {name: getattr(found, name) for name in cls._fields}
-        return cls(**{name: t if t.ndim == 2 else t[:, None].expand_as(found.tp) for name, t in tables.items()})
+    def of(cls, found: Overlap, squares: bool = False) -> "Counts":
+        tables = {name: getattr(found, name) for name in PLAIN + (SQUARES if squares else ())}
+        return cls({name: t if t.ndim == 2 else t[:, None].expand_as(found.tp) for name, t in tables.items()})
 
     def pooled(self) -> "Counts":
         """One row: the sums over the samples of all ranks."""
-        return Counts._make(sum_over_ranks(torch.stack(self).sum(1, keepdim=True)).unbind())
+        sums = sum_over_ranks(torch.stack([*self.tables.values()]).sum(1, keepdim=True))
+        return Counts(dict(zip(self.tables, sums.unbind(), strict=True)))
 
-    @property
+    @once
+    def present(self) -> Tensor:
+        """Where a class has target voxels, (R, C) bool."""
+        return self.count > 0
+
+    @once
+    def of_present(self) -> "Counts":
+        """What formulas take: finite in them all where a class is absent, too."""
+        return self.where(self.present)
+
+    def where(self, present: Tensor) -> "Counts":
+        """The same where present, and with a perfect voxel more elsewhere: finite in every formula."""
+        absent = ~present
+        more = {name: self.tables[name] + absent for name in OF_A_PERFECT_VOXEL if name in self.tables}
+        return Counts(self.tables | more)
+
+    @once
     def fp(self) -> Tensor:
         """False positives: probability outside the class."""
         return not_negative(self.mass - self.tp)
 
-    @property
+    @once
     def fn(self) -> Tensor:
         """Misses: target not covered by probability."""
         return not_negative(self.count - self.tp)
 
-    @property
+    @once
+    def wrong(self) -> Tensor:
+        """Both: fp + fn."""
+        return not_negative(self.size - 2 * self.tp)
+
+    @once
+    def size(self) -> Tensor:
+        """Of prediction and target together: 2 tp + fp + fn."""
+        return self.mass + self.count
+
+    @once
     def outside(self) -> Tensor:
         """Weight of the voxels outside the class, fp + tn; exactly 0 where only rounding tells the two sums apart."""
         outside = self.total - self.count
-        return torch.where(outside > _ROUNDING * self.total, outside, 0)
+        return outside * (outside > _ROUNDING * self.total)
 
-    @property
+    @once
     def false_positive_rate(self) -> Tensor:
         """fp / (fp + tn): the mean probability over the voxels outside the class."""
         return ratio(self.fp, self.outside)
 
-    def where(self, present: Tensor) -> "Counts":
-        """The same where present, and a perfect voxel elsewhere: finite in every formula, and without gradient."""
-        return Counts._make([torch.where(present, table, 1.0) for table in self])
+    @once
+    def mean_probability(self) -> Tensor:
+        """Over all voxels: the false-positive rate of a class that is absent."""
+        return ratio(self.mass, self.total)
 
 
 def not_negative(value: Tensor) -> Tensor:
     """What only rounding can make negative, at least 0; the gradient is that of the value all the same."""
-    return value + (value.clamp_min(0) - value).detach()
+    return value - value.detach().clamp_max(0)
 
 
 def ratio(above: Tensor, below: Tensor) -> Tensor:
-    """above / below, and `above` itself where `below` is 0."""
-    return above / torch.where(below > 0, below, 1)
+    """above / below, and `above` itself where `below`, at least 0, is 0."""
+    return above / (below + (below == 0))
 
 
 def power(base: Tensor, exponent: float) -> Tensor:
@@ -119,41 +172,49 @@ class PoolLoss(Loss):
         self.pool = self._option("pool", pool, POOLS)
         self.absent = self._option("absent", absent, ABSENT)
 
-    def presence(self, count: Tensor) -> tuple[Tensor, Tensor]:
-        """Target voxels (R, C) -> which classes are present, and which enter the mean: (R, C) bool each."""
-        return absent_classes(count, self.scored(count.shape[1], count.device), self.absent)
+    def counts(self, inputs: Inputs) -> Counts:
+        """Those of this call; terms that agree on mode, `ignore_index` and pool share them."""
+        key = (self.mode, self.ignore_index, self.pool)
+        if key not in inputs.counts:
+            counts = Counts.of(inputs.overlap(self.mode, self.ignore_index), inputs.asked("squares"))
+            inputs.counts[key] = counts if self.pool == "sample" else counts.pooled()
+        return inputs.counts[key]
+
+    def counted(self, present: Tensor) -> Tensor:
+        """Which classes are present -> which enter the mean, (R, C) bool each."""
+        return counted_classes(present, self.scored(present.shape[1], present.device), self.absent)
 
     def mean_over_classes(self, values: Tensor, counted: Tensor) -> Tensor:
-        weights = self.class_weights(values.shape[1], values.device) * counted
+        weights = counted
+        if self.class_weight is not None:
+            weights = self.class_weights(values.shape[1], values.device) * counted
         return ratio((values * weights).sum(1), weights.sum(1))
 
-    def pool_rows(self, rows: Tensor, valid: Tensor, anything: Tensor) -> Tensor:
+    def pool_rows(self, inputs: Inputs, rows: Tensor, voxels: Tensor) -> Tensor:
         """Reduce a value of each row, (R,).
 
         Args:
-            valid: samples that are not fully ignored, (N,).
-            anything: whether the pooled batch is not fully ignored, on whichever rank.
+            voxels: how many of each row are not ignored, over all ranks where rows are pooled, (R, ...).
         """
         if self.pool == "batch" and self.reduction == "mean":
-            return torch.where(anything, rows[0], 0)
-        return self.reduce(rows.expand(len(valid)), valid)
+            return rows[0] * voxels.any()
+        return self.reduce(rows.expand(inputs.shape[0]), inputs.samples(self.mode, self.ignore_index))
 
 
 class RegionLoss(PoolLoss):
     """A loss of the counts by sample and class."""
 
     @abstractmethod
-    def row_loss(self, counts: Counts, present: Tensor, counted: Tensor) -> Tensor:
-        """Counts, and (R, C) which classes are present and which enter the mean -> the loss of each row, (R,)."""
+    def row_loss(self, counts: Counts, counted: Tensor) -> Tensor:
+        """Counts, and which classes enter the mean, (R, C) -> the loss of each row, (R,)."""
 
-    def region_value(self, found: Overlap) -> Tensor:
-        counts = Counts.of(found)
-        counts = counts if self.pool == "sample" else counts.pooled()
-        rows = self.row_loss(counts, *self.presence(counts.count))
-        return self.pool_rows(rows, found.valid > 0, (counts.valid > 0).any())
+    def region_value(self, inputs: Inputs) -> Tensor:
+        counts = self.counts(inputs)
+        rows = self.row_loss(counts, self.counted(counts.present))
+        return self.pool_rows(inputs, rows, counts.valid)
 
     def compute(self, inputs: Inputs) -> Tensor:
-        return self.region_value(inputs.overlap(self.mode, self.ignore_index))
+        return self.region_value(inputs)
 
 
 class ClassLoss(RegionLoss):
@@ -165,10 +226,10 @@ class ClassLoss(RegionLoss):
 
     def absent_loss(self, counts: Counts) -> Tensor:
         """What a class costs that is absent and counted, (R, C)."""
-        return counts.false_positive_rate
+        return counts.mean_probability
 
-    def row_loss(self, counts: Counts, present: Tensor, counted: Tensor) -> Tensor:
-        values = torch.where(present, self.class_loss(counts.where(present)), self.absent_loss(counts))
+    def row_loss(self, counts: Counts, counted: Tensor) -> Tensor:
+        values = torch.where(counts.present, self.class_loss(counts.of_present), self.absent_loss(counts))
         return self.mean_over_classes(values, counted)
 
 
@@ -198,18 +259,16 @@ class MapLoss(PoolLoss):
 
     def row_loss(self, sums: list[Tensor], counts: Counts) -> Tensor:
         """The loss of each row, (R,)."""
-        present, counted = self.presence(counts.count)
-        values = torch.where(present, self.class_loss(sums, counts.where(present)), counts.false_positive_rate)
-        return self.mean_over_classes(values, counted)
+        values = torch.where(counts.present, self.class_loss(sums, counts.of_present), counts.mean_probability)
+        return self.mean_over_classes(values, self.counted(counts.present))
 
     def compute(self, inputs: Inputs) -> Tensor:
-        found = inputs.overlap(self.mode, self.ignore_index)
+        counts = self.counts(inputs)
         self.scored(inputs.shape[1], inputs.logits.device)  # raises for classes that are no channels
-        tables = [self.of_all(table.double(), inputs.shape[1]) for table in self.sums(inputs)]
-        counts, sums = Counts.of(found), torch.stack(tables)
+        sums = torch.stack([self.of_all(table.double(), inputs.shape[1]) for table in self.sums(inputs)])
         if self.pool == "batch":
-            counts, sums = counts.pooled(), sum_over_ranks(sums.sum(1, keepdim=True))
-        return self.pool_rows(self.row_loss(list(sums), counts), found.valid > 0, (counts.valid > 0).any())
+            sums = sum_over_ranks(sums.sum(1, keepdim=True))
+        return self.pool_rows(inputs, self.row_loss(list(sums), counts), counts.valid)
 
     def probabilities(self, inputs: Inputs) -> Tensor:
         """Of the scored channels, (N, K, *S)."""
@@ -225,18 +284,11 @@ class MapLoss(PoolLoss):
 
     def of_scored(self, maps: Tensor) -> Tensor:
         """The scored channels of maps (N, C, *S), in their order: what is dear is computed for these only."""
-        if self.classes is None:
-            return maps
-        scored = sorted(self.classes)
-        run = scored == list(range(scored[0], scored[-1] + 1))
-        return maps.narrow(1, scored[0], len(scored)) if run else maps[:, scored]
+        return maps if self.classes is None else pick(maps, sorted(self.classes))
 
     def of_all(self, table: Tensor, channels: int) -> Tensor:
         """A table of the scored channels (N, K) as one of all, (N, C)."""
-        if self.classes is None:
-            return table
-        places = torch.tensor(sorted(self.classes), device=table.device)
-        return table.new_zeros(len(table), channels).index_copy(1, places, table)
+        return table if self.classes is None else placed(table, sorted(self.classes), channels)
 
     def map_sum(self, inputs: Inputs, values: Tensor) -> Tensor:
         """Weighted sum over the valid voxels of each sample and channel: (N, K, *S) -> (N, K)."""

@@ -76,10 +76,11 @@ class Distances:
 
     def shortest_side(self) -> Tensor:
         """Smallest size of a voxel along the axes longer than 1, as `by_sample` has it."""
-        longer = torch.tensor([side > 1 for side in self.inputs.shape[2:]], device=self.farthest.device)
-        found = torch.where(longer, self.voxel_sizes(), torch.inf).amin(1)
-        alone = torch.ones_like(found) if self.unit is None else self.unit
-        return self.by_sample(torch.where(found.isinf(), alone, found))
+        sizes = zip(self.inputs.shape[2:], self.voxel_sizes().unbind(1), strict=True)
+        longer = [size for side, size in sizes if side > 1]
+        if longer:
+            return self.by_sample(torch.stack(longer).amin(0))
+        return self.by_sample(torch.ones_like(self.farthest) if self.unit is None else self.unit)
 
     def voxel_sizes(self) -> Tensor:
         """Size of a voxel along each axis, (N, dims) float64, in units of the distances."""
@@ -99,10 +100,10 @@ class Distances:
         return found * self.by_sample(self.unit.square() if squared else self.unit)
 
     def _diagonal(self) -> Tensor:
-        samples, space = self.inputs.shape[0], self.inputs.shape[2:]
-        sides = [float(side) if side > 1 else 0.0 for side in space]
-        found = torch.tensor(sides, dtype=torch.float64, device=self.inputs.logits.device).expand(samples, -1)
-        found = (found if self.size is None else found * self.size).square().sum(1).sqrt()
+        space, logits = self.inputs.shape[2:], self.inputs.logits
+        size = logits.new_ones(len(logits), len(space), dtype=torch.float64) if self.size is None else self.size
+        sides = [size_of * (side if side > 1 else 0) for side, size_of in zip(space, size.unbind(1), strict=True)]
+        found = torch.stack(sides).square().sum(0).sqrt()
         return torch.where(found > 0, found, 1)
 
 

@@ -68,7 +68,7 @@ class CrossEntropyLoss(MeanCostLoss):
         self.needs = ("spread",) if label_smoothing else ()
 
     def costs(self, found: Overlap) -> Tensor:
-        truth = found.nll + found.nll_off
+        truth = self.of_both(found.nll, found.nll_off)
         if self.label_smoothing:
             outcomes = truth.shape[1] if self.mode == "softmax" else 2
             truth = (1 - self.label_smoothing) * truth + self.label_smoothing / outcomes * found.spread
@@ -238,7 +238,7 @@ class FocalLoss(MeanCostLoss):
 
     def costs(self, found: Overlap) -> Tensor:
         (on, off), (on_factor, off_factor) = found.costs[self.cost], self.factors()
-        return on_factor * on + off_factor * off
+        return self.of_both(on, off) if self.alpha is None else on_factor * on + off_factor * off
 
     def factors(self) -> tuple[float, float]:
         return (self.alpha, 1 - self.alpha) if isinstance(self.alpha, (int, float)) else (1.0, 1.0)
@@ -279,8 +279,7 @@ class PolyLoss(MeanCostLoss):
         self.needs = (self.cost,)
 
     def costs(self, found: Overlap) -> Tensor:
-        on, off = found.costs[self.cost]
-        return on + off
+        return self.of_both(*found.costs[self.cost])
 
 
 class DistancePenalizedCELoss(EachVoxelLoss):
@@ -317,7 +316,7 @@ class DistancePenalizedCELoss(EachVoxelLoss):
         found = inputs.overlap(self.mode, self.ignore_index)
         gains = self.weighted_gains(inputs, found)
         total = -(gains * (1 + self._nearness(inputs))).flatten(1).sum(1).double()
-        return self.average(total, self.divisor(found), found.valid > 0)
+        return self.average(total, self.divisor(found), found.valid)
 
     def _nearness(self, inputs: Inputs) -> Tensor:
         """Phi, (N, 1, V) in softmax mode, (N, C, V) in sigmoid mode."""

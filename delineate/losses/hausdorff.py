@@ -178,8 +178,8 @@ class HausdorffConvLoss(MapLoss):
         radii = radii_in_use(self.radii, inputs.shape[2:])
         of_p, of_y, of_every = (ball_means(found, radii) for found in (p, y, every))
         near_p, near_y, far_p, far_y = (_above_half(found) for found in (of_p, of_y, of_every - of_p, of_every - of_y))
-        factors = [radius**self.alpha for radius in radii]
-        factors = p.new_tensor(factors).view(1, -1, *[1] * (p.ndim - 1))
+        factors = torch.stack([p.new_full((), radius**self.alpha) for radius in radii])  # no list is copied to a GPU
+        factors = factors.view(1, -1, *[1] * (p.ndim - 1))
         weight_p, weight_y = (factors * (far_y + near_p)).sum(1), (factors * (near_y + far_p)).sum(1)
         return [self.map_sum(inputs, (p - y).square() * (weight_p * p + weight_y * y))]
 

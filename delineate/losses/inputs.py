@@ -1,6 +1,8 @@
 """What a loss is called with: checked once, flattened once, and passed over once for all terms of a sum."""
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,6 +51,8 @@ class Inputs:
         self._probabilities: dict[tuple[str, int | None], Tensor] = {}
         self._given, self.grid = given, target
         self._targets: dict[int | None, Target] = {}
+        self.counts: dict[tuple[str, int | None, str], Any] = {}
+        """The counts that terms share, see `delineate.losses.counts.PoolLoss`."""
 
     def overlap(self, mode: str, ignore_index: int | None) -> Overlap:
         """The pass over the logits; terms that agree on mode and `ignore_index` share it."""
@@ -61,12 +65,22 @@ class Inputs:
                 self.weight,
                 mode=mode,
                 ignore_index=ignore_index,
-                squares="squares" in self._needs,
-                spread="spread" in self._needs,
+                squares=self.asked("squares"),
+                spread=self.asked("spread"),
                 costs=[need for need in self._needs if isinstance(need, Cost)],
-                per_voxel="log_p" in self._needs and not self.dense,
+                per_voxel=self.asked("log_p") and not self.dense,
             )
         return self._passes[key]
+
+    def samples(self, mode: str, ignore_index: int | None) -> Tensor | None:
+        """Which samples are not ignored altogether, (N,) bool; None: all."""
+        if ignore_index is None and self.logits.shape[2]:
+            return None
+        return self.overlap(mode, ignore_index).valid > 0
+
+    def asked(self, need: Need) -> bool:
+        """Whether any term needs this of the pass."""
+        return need in self._needs
 
     def _check(self, mode: str, ignore_index: int | None) -> None:
         """Raise where the mode or the ignored label does not fit."""
@@ -150,6 +164,28 @@ class Inputs:
         """Voxel weights (N, V), 0 at ignored voxels; None when all are 1."""
         valid = self.valid(ignore_index)
         return self.weight if valid is None else valid.double() if self.weight is None else self.weight * valid
+
+
+def pick(maps: Tensor, channels: Sequence[int]) -> Tensor:
+    """Some channels of maps (N, C, ...), in their order."""
+    runs = _runs(channels)
+    return maps[:, runs[0]] if len(runs) == 1 else maps.index_select(1, places(channels, maps.device))
+
+
+def placed(table: Tensor, channels: Sequence[int], number: int) -> Tensor:
+    """A table of some channels (N, K) as one of all, (N, C): 0 elsewhere."""
+    return table.new_zeros(len(table), number).index_copy(1, places(channels, table.device), table)
+
+
+def places(channels: Sequence[int], device: torch.device) -> Tensor:
+    """Channels as a tensor, (K,) int64. It is made on the device: for the copy of a list the host would wait."""
+    return torch.cat([torch.arange(run.start, run.stop, device=device) for run in _runs(channels)])
+
+
+def _runs(channels: Sequence[int]) -> list[slice]:
+    """Channels in their order, as runs of consecutive ones."""
+    starts = [k for k, c in enumerate(channels) if k == 0 or c != channels[k - 1] + 1]
+    return [slice(channels[a], channels[b - 1] + 1) for a, b in pairwise([*starts, len(channels)])]
 
 
 def _shape(tensor: Tensor) -> str:

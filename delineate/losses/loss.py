@@ -24,7 +24,7 @@ from typing import Any, TypedDict, cast
 import torch
 from torch import Tensor, nn
 
-from delineate.losses.inputs import Inputs, Need
+from delineate.losses.inputs import Inputs, Need, places
 from delineate.target import Target
 
 MODES = ("softmax", "sigmoid")
@@ -42,23 +42,21 @@ class Common(TypedDict, total=False):
     reduction: str
 
 
-def absent_classes(count: Tensor, scored: Tensor, absent: str) -> tuple[Tensor, Tensor]:
-    """The policy for absent classes, stated at the top of this file.
+def counted_classes(present: Tensor, scored: Tensor, absent: str) -> Tensor:
+    """What enters the mean over classes: the policy for absent classes, stated at the top of this file.
 
     Args:
-        count: weighted target voxels by row (a sample, or the pooled batch) and class, (R, C).
+        present: where the formula applies, and not the false-positive rate in its stead: by row (a sample, or the
+            pooled batch) and class, (R, C) bool.
         scored: which classes are scored, (C,) bool.
         absent: "skip" or "count".
 
-    Returns:
-        present: where the formula applies; elsewhere the false-positive rate stands in. (R, C) bool.
-        counted: what enters the mean over classes. (R, C) bool.
+    Shape: (R, C) bool.
     """
-    present = count > 0
     if absent == "count":
-        return present, scored.expand_as(present)
-    nothing = ~(present & scored).any(1, keepdim=True)
-    return present, scored & (present | nothing)
+        return scored.expand_as(present)
+    here = present & scored
+    return torch.where(here.any(1, keepdim=True), here, scored)
 
 
 class Loss(nn.Module, ABC):
@@ -124,6 +122,11 @@ class Loss(nn.Module, ABC):
         inputs = Inputs(type(self).__name__, logits, target, weight, self.needs)
         return dict(zip(self.names(), self.values(inputs), strict=True))
 
+    @property
+    def all_alike(self) -> bool:
+        """Whether all classes are scored, and weigh the same."""
+        return self.classes is None and self.class_weight is None
+
     def scored(self, channels: int, device: torch.device) -> Tensor:
         """Which classes are scored, (C,) bool."""
         if self.classes is None:
@@ -133,28 +136,30 @@ class Loss(nn.Module, ABC):
                 f"{type(self).__name__}: `classes` must be in 0..{channels - 1} to match {channels} channels; got "
                 f"{list(self.classes)}. Name channels of the logits."
             )
-        names = torch.arange(channels, device=device)
-        return (names[:, None] == torch.tensor(self.classes, device=device)).any(1)
+        nothing = torch.zeros(channels, dtype=torch.bool, device=device)
+        return nothing.index_fill_(0, places(sorted(self.classes), device), True)
 
     def class_weights(self, channels: int, device: torch.device) -> Tensor:
         """Weight of each class, (C,) float64: `class_weight`, 0 for classes that are not scored."""
-        scored = self.scored(channels, device)
         if self.class_weight is None:
-            return scored.double()
+            return self.scored(channels, device).double()
         if len(self.class_weight) != channels:
             raise ValueError(
                 f"{type(self).__name__}: `class_weight` must have one value per channel, {channels}; got "
                 f"{len(self.class_weight)}. Its length is C whatever `classes` says."
             )
-        return self.class_weight.double() * scored
+        weights = self.class_weight.double()
+        return weights if self.classes is None else weights * self.scored(channels, device)
 
-    def reduce(self, values: Tensor, valid: Tensor) -> Tensor:
-        """Values by sample (N,) and which samples count (N,) -> the reduced loss."""
-        values = torch.where(valid, values, 0)
+    def reduce(self, values: Tensor, valid: Tensor | None) -> Tensor:
+        """Values by sample (N,) and which samples count, (N,) or None for all -> the reduced loss."""
+        values = values if valid is None else values * valid
         if self.reduction == "none":
             return values
         total = values.sum()
-        return total if self.reduction == "sum" else total / valid.sum().clamp_min(1)
+        if self.reduction == "sum":
+            return total
+        return total / (max(len(values), 1) if valid is None else valid.sum().clamp_min(1))
 
     def __add__(self, other: "Loss") -> "Sum":
         return Sum([(1.0, self), (1.0, other)]) if isinstance(other, Loss) else NotImplemented
@@ -262,7 +267,8 @@ class Sum(Loss):
         return torch.stack(self.values(inputs)).sum(0)
 
     def values(self, inputs: Inputs) -> list[Tensor]:
-        return [factor * loss.compute(inputs).double() for factor, loss in self.pairs()]
+        found = [(factor, loss.compute(inputs).double()) for factor, loss in self.pairs()]
+        return [value if factor == 1 else factor * value for factor, value in found]
 
     def names(self) -> list[str]:
         return [_term(factor, loss) for factor, loss in self.pairs()]

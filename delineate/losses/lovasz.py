@@ -53,14 +53,13 @@ class LovaszLoss(PoolLoss):
     def compute(self, inputs: Inputs) -> Tensor:
         found = inputs.overlap(self.mode, self.ignore_index)
         pooled = self.pool == "batch"
-        _, counted = self.presence(found.count.sum(0, keepdim=True) if pooled else found.count)
+        counted = self.counted((found.count.sum(0, keepdim=True) if pooled else found.count) > 0)
         target, weight = inputs.channels_on(), inputs.valid_weight(self.ignore_index)
         errors = _rows(self._errors(inputs.valid_logits(self.ignore_index), target > 0), pooled)
         weight = weight.flatten()[None] if pooled and weight is not None else weight
         slopes = lovasz_slopes(errors.detach(), _rows(target, pooled), weight, counted.flatten())
         values = (errors * slopes).sum(1).double().view_as(counted)
-        valid = found.valid > 0
-        return self.pool_rows(self.mean_over_classes(values, counted), valid, valid.any())
+        return self.pool_rows(inputs, self.mean_over_classes(values, counted), found.valid)
 
     def _errors(self, logits: Tensor, on: Tensor) -> Tensor:
         if self.mode == "sigmoid" and self.errors != "probability":

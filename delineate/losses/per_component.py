@@ -11,7 +11,7 @@ from delineate.losses.components import Components, Sums
 from delineate.losses.counts import Counts, PoolLoss, RatioLoss, ratio
 from delineate.losses.distribution import CrossEntropyLoss, FocalLoss, PolyLoss
 from delineate.losses.inputs import Inputs
-from delineate.losses.loss import Loss, Sum, absent_classes
+from delineate.losses.loss import Loss, Sum, counted_classes
 from delineate.losses.voxel import MeanCostLoss
 from delineate.ops.components import CONNECTIVITIES
 from delineate.ops.ranks import sum_over_ranks
@@ -79,9 +79,7 @@ class InstanceLoss(Loss):
             normalize = getattr(term, "normalize", "count")
             below = sums["voxels" if normalize == "count" else "weight"] if divisor is None else divisor
             return ratio(sums["cost"], below)
-        zero = torch.zeros_like(sums["mass"])
-        counts = Counts._make(sums.get(field, zero) for field in Counts._fields)
-        return term.class_loss(counts.where(alive))  # pyright: ignore[reportCallIssue]
+        return term.class_loss(Counts(sums).where(alive))  # pyright: ignore[reportCallIssue]
 
     def _value(self, term: Loss, parts: Components, scored: Tensor) -> Tensor:
         weights = self._weights(term, scored)
@@ -92,7 +90,8 @@ class InstanceLoss(Loss):
             number, *tables = sum_over_ranks(tables.sum(1, keepdim=True)).unbind()
             shares = [(share, *tables[2 * k : 2 * k + 2]) for k, (share, *_) in enumerate(shares)]
             counts = counts.pooled()
-        present, counted = absent_classes(number, scored, getattr(term, "absent", "skip"))
+        present = number > 0
+        counted = counted_classes(present, scored, getattr(term, "absent", "skip"))
         by_class = torch.stack([share * ratio(*pair) for share, *pair in shares]).sum(0)
         values = torch.where(present, by_class, counts.false_positive_rate)
         rows = ratio((values * weights * counted).sum(1), (weights * counted).sum(1))

@@ -59,8 +59,7 @@ class DiceLoss(RatioLoss):
         if self.squared:
             size = counts.squares + counts.target_squares
             return not_negative(size - 2 * counts.product) / (size + self.smooth)
-        wrong = counts.fp + counts.fn
-        return wrong / (2 * counts.tp + wrong + self.smooth)
+        return counts.wrong / (counts.size + self.smooth)
 
 
 class JaccardLoss(RatioLoss):
@@ -87,15 +86,13 @@ class JaccardLoss(RatioLoss):
         super().__init__(**common)
 
     def class_loss(self, counts: Counts) -> Tensor:
-        wrong = counts.fp + counts.fn
-        return wrong / (counts.tp + wrong + self.smooth)
+        return counts.wrong / (counts.tp + counts.wrong + self.smooth)
 
 
 def tversky_loss(counts: Counts, fp_weight: float, fn_weight: float, smooth: float) -> Tensor:
     """1 - (tp + smooth) / (tp + fp_weight fp + fn_weight fn + smooth)."""
     wrong = fp_weight * counts.fp + fn_weight * counts.fn
-    size = counts.tp + wrong + smooth
-    return wrong / torch.where(size > 0, size, 1)
+    return ratio(wrong, counts.tp + wrong + smooth)
 
 
 class TverskyLoss(RatioLoss):
@@ -236,8 +233,7 @@ class LogCoshDiceLoss(RatioLoss):
         super().__init__(**common)
 
     def class_loss(self, counts: Counts) -> Tensor:
-        wrong = counts.fp + counts.fn
-        dice = wrong / (2 * counts.tp + wrong + self.smooth)
+        dice = counts.wrong / (counts.size + self.smooth)
         return torch.log(torch.cosh(dice))
 
 
@@ -273,12 +269,13 @@ class GeneralizedDiceLoss(RegionLoss):
         self.smooth = self._number("smooth", smooth, 0)
         self.weighting = self._option("weighting", weighting, WEIGHTINGS)
 
-    def row_loss(self, counts: Counts, present: Tensor, counted: Tensor) -> Tensor:
-        weights = self._weights(counts.count, present & counted) * counted
-        weights = weights * self.class_weights(weights.shape[1], weights.device)
-        wrong, size = (weights * (counts.fp + counts.fn)).sum(1), (weights * (counts.mass + counts.count)).sum(1)
-        empty = self.mean_over_classes(counts.false_positive_rate, counted)
-        some = (present & counted).any(1)
+    def row_loss(self, counts: Counts, counted: Tensor) -> Tensor:
+        present = counts.present & counted
+        weights = self._weights(counts.count, present) * counted
+        if self.class_weight is not None:
+            weights = weights * self.class_weights(weights.shape[1], weights.device)
+        wrong, size = (weights * counts.wrong).sum(1), (weights * counts.size).sum(1)
+        empty, some = self.mean_over_classes(counts.mean_probability, counted), present.any(1)
         return torch.where(some, self.of_ratio(wrong / torch.where(some, size + self.smooth, 1)), empty)
 
     def of_ratio(self, value: Tensor) -> Tensor:
@@ -288,8 +285,9 @@ class GeneralizedDiceLoss(RegionLoss):
     def _weights(self, count: Tensor, present: Tensor) -> Tensor:
         """Relative to the largest, (R, C); absent classes get the largest, 1."""
         exponent = {"square": 2, "simple": 1, "uniform": 0}[self.weighting]
-        smallest = torch.where(present, count, torch.inf).amin(1, keepdim=True)
-        return torch.where(present, smallest / torch.where(present, count, 1), 1).pow(exponent)
+        sizes = torch.where(present, count, torch.inf)
+        smallest = sizes.amin(1, keepdim=True)
+        return torch.where(present, smallest / sizes, 1).pow(exponent)
 
 
 class PenaltyGeneralizedDiceLoss(GeneralizedDiceLoss):

@@ -49,12 +49,12 @@ class Schedule(Loss):
 
     def factors(self) -> Tensor:
         """The factors of now, one for each term, float64."""
-        start, end = (torch.tensor(f, dtype=torch.float64, device=self.epoch.device) for f in (self.start, self.end))
-        return start + (end - start) * (self.epoch / self.epochs).clamp_max(1)
+        way = (self.epoch / self.epochs).clamp_max(1)
+        return torch.stack([start + (end - start) * way for start, end in zip(self.start, self.end, strict=True)])
 
     def values(self, inputs: Inputs) -> list[Tensor]:
         found = [term.compute(inputs).double() for term in self.terms]  # pyright: ignore[reportCallIssue]
-        return [factor.to(value.device) * value for factor, value in zip(self.factors(), found, strict=True)]
+        return [factor * value for factor, value in zip(self.factors(), found, strict=True)]
 
     def names(self) -> list[str]:
         return [term.expression() for term in self.terms]  # pyright: ignore[reportCallIssue]

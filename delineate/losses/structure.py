@@ -139,8 +139,8 @@ class StructuralSimilarityLoss(OneVsRestLoss):
             cuts=cuts,
         )
         weights, valid = self.class_weights(len(scored), scored.device), self.valid_voxels(inputs)
-        ce = self.average((weights * plain).sum(1), valid * scored.sum(), valid > 0)
-        selected = self.average((weights * weighed).sum(1), (kept * scored).sum(1), valid > 0)
+        ce = self.average((weights * plain).sum(1), valid * scored.sum(), valid)
+        selected = self.average((weights * weighed).sum(1), (kept * scored).sum(1), valid)
         return self.ce_weight * ce + (1 - self.ce_weight) * selected
 
     def _errors(self, inputs: Inputs, scored: Tensor) -> tuple[Tensor, Tensor]:

@@ -43,7 +43,7 @@ def share_of_ranks(count: Tensor) -> Tensor:
 
 @torch.library.custom_op("delineate::sum_over_ranks", mutates_args=())
 def _sum_over_ranks(table: Tensor) -> Tensor:
-    total = table.contiguous().clone()
+    total = table.clone(memory_format=torch.contiguous_format)
     dist.all_reduce(total)
     return total
 
