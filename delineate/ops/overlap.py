@@ -108,7 +108,7 @@ def overlap(
         softmax = mode == "softmax"
         log_p, sums, totals = overlap_channels(logits, target, weight, ignore_index, softmax, *options, per_voxel)
         log_p = log_p if per_voxel else None
-    rows = sums.unbind(1)
+    rows = [sums[:, row] for row in range(sums.shape[1])]  # not unbind, whose gradient fills rows that nobody looked at
     tables = [table.detach() if row in OF_TARGET else table for row, table in enumerate(rows[:COSTS])]
     pairs = zip(rows[COSTS::2], rows[COSTS + 1 :: 2], strict=True)
     by_cost = dict(zip(costs, pairs, strict=True))

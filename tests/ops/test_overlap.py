@@ -152,7 +152,8 @@ def test_label_op_equals_channel_op(variant, channels):
     logits, target, weight, ignore_index = inputs(channels=channels, **variant)
     g = torch.randn(2, len(TABLES) + 2 * len(COSTS), channels, dtype=torch.float64)
     results = []
-    for op, last in ((labels_pass.overlap_labels, OPTIONS), (channels_pass.overlap_channels, (True, *OPTIONS, False))):
+    ops = {labels_pass.overlap_labels: (*OPTIONS, True), channels_pass.overlap_channels: (True, *OPTIONS, False)}
+    for op, last in ops.items():
         z = logits.clone().requires_grad_()
         _, sums, totals = op(z, target, weight, ignore_index, *last)
         results.append([sums.detach(), totals.detach(), *torch.autograd.grad((sums * g).sum(), z)])
@@ -173,7 +174,7 @@ def test_flags_add_tables_and_change_no_other():
     for per_voxel in (False, True):
         found = overlap(logits, target, weight, mode="sigmoid", per_voxel=per_voxel)
         assert (found.log_p is not None) == per_voxel
-        assert overlap(logits, target, weight, per_voxel=per_voxel).log_p is not None
+        assert (overlap(logits, target, weight, per_voxel=per_voxel).log_p is not None) == per_voxel
 
 
 def test_what_only_the_target_decides_has_no_gradient():
@@ -239,8 +240,9 @@ def test_impossible_label(mode):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_narrow_types_are_summed_wide(mode, kind, dtype):
     logits, target, weight, _ = inputs(mode, kind, voxels=5001, weighted=True, dtype=dtype)
-    found, gradient = run(logits, target, weight, None, mode, squares=True)
-    expected, expected_gradient = run(logits.double(), target, weight, None, mode, squares=True)
+    flags = {"squares": True, "per_voxel": (mode, kind) == ("softmax", "labels")}
+    found, gradient = run(logits, target, weight, None, mode, **flags)
+    expected, expected_gradient = run(logits.double(), target, weight, None, mode, **flags)
     assert gradient.dtype == dtype
     for name in TABLES:
         assert getattr(found, name).dtype == torch.float64
@@ -292,9 +294,9 @@ def test_opcheck(variant, dtype):
     checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
     if dtype == torch.float16:
         checks = checks[:3]  # values are compared above
-    args = (logits, target, weight, ignore_index, *OPTIONS)
-    torch.library.opcheck(labels_pass._forward, args, test_utils=checks)
     for per_voxel in (False, True):
+        args = (logits, target, weight, ignore_index, *OPTIONS, per_voxel)
+        torch.library.opcheck(labels_pass._forward, args, test_utils=checks)
         args = (logits, target, weight, ignore_index, False, *OPTIONS, per_voxel)
         torch.library.opcheck(channels_pass._forward, args, test_utils=checks)
 
@@ -302,7 +304,7 @@ def test_opcheck(variant, dtype):
 @variants
 def test_opcheck_of_the_backward_ops(variant):
     logits, target, weight, ignore_index = inputs(voxels=5, **variant)
-    log_p, sums, _ = labels_pass.overlap_labels(logits, target, weight, ignore_index, *OPTIONS)
+    log_p, sums, _ = labels_pass.overlap_labels(logits, target, weight, ignore_index, *OPTIONS, True)
     g_sums, g_log_p = torch.randn_like(sums), torch.randn_like(log_p)
     checks = ("test_schema", "test_faketensor")
     for g in (None, g_log_p):
@@ -311,6 +313,19 @@ def test_opcheck_of_the_backward_ops(variant):
     for g in (None, torch.randn_like(logits)):
         args = (logits, target, weight, g, g_sums, ignore_index, False, *OPTIONS)
         torch.library.opcheck(channels_pass._backward, args, test_utils=checks)
+
+
+@variants
+def test_log_p_is_taken_anew_where_it_was_not_kept(variant):
+    """As on other devices, which keep it only for those who ask."""
+    logits, labels, weight, ignore_index = inputs(**variant)
+    log_p, sums, _ = labels_pass.overlap_labels(logits, labels, weight, ignore_index, *OPTIONS, True)
+    g = torch.randn_like(sums)
+    kept, anew = (
+        labels_pass._backward(logits, labels, weight, found, None, g, ignore_index, *OPTIONS)
+        for found in (log_p, log_p[:, :0])
+    )
+    torch.testing.assert_close(anew, kept, rtol=1e-10, atol=1e-12)
 
 
 def peak_memory(step):
