@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PROCESSES ?= 2
 
 .PHONY: demo test check bench bench-cuda kernels docs clean
 .DEFAULT_GOAL := test
@@ -18,8 +19,8 @@ demo: $(READY)          ## the main job on generated data: two minutes, then ope
 	$(BIN)/delineate inspect demo/lesions
 	$(BIN)/delineate compare demo/streets --losses "CE" "Dice + CE" "Focal" --epochs 12 --seeds 1
 
-test: $(READY)          ## unit tests and doctests, warnings are errors
-	$(BIN)/python -m pytest -m "not slow"
+test: $(READY)          ## unit tests and doctests, warnings are errors; PROCESSES=1 runs them one by one
+	$(BIN)/python -m pytest -m "not slow" -n $(PROCESSES) --dist loadfile
 
 check: $(READY)         ## format, lint, types
 	$(BIN)/ruff format --check .

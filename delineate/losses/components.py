@@ -220,7 +220,7 @@ class Components:
         """Of labels, see `delineate.ops.segments.component_sums`: (N, rows, K)."""
         log_p, labels = self.found.log_p, self.inputs.target
         assert log_p is not None
-        channel = log_p[:, 0] if log_p.shape[1] == 1 else log_p.gather(1, self.inputs.labels()[:, None])[:, 0]
+        channel = log_p.squeeze(1) if log_p.shape[1] == 1 else log_p.gather(1, self.inputs.labels()[:, None])[:, 0]
         options = self.segments, self._squares(), packed(self._costs())
         return component_sums(channel, labels, self.ids, self.inputs.weight, *options)[..., 1:]
 

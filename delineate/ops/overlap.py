@@ -20,8 +20,8 @@ and, if asked for,
 Algorithm: blocks of voxels small enough to stay in cache; all arithmetic of a block happens there, and on the CPU on
 one core. Sums of a block are float32 at least, sums over blocks float64. The backward pass is one more sweep and
 needs of the forward only `log_p` (softmax labels: log-sum-exp is z[y] - log_p) or nothing at all. Neither one-hot
-labels nor probabilities are ever stored. Read: the logits, once forward and once backward. Written: `log_p` and the
-gradient.
+labels nor probabilities are ever stored. Read: the logits, once forward and once backward. Written: the gradient, and
+`log_p` if it is asked for, on the CPU always. On CUDA a block lives in registers: `delineate.ops.cuda`.
 
 Two ops share this, over the blocks of `delineate.ops.blocks`: `overlap_labels` (softmax mode, integer labels) and
 `overlap_channels` (sigmoid mode, and dense targets). Second derivatives are refused with an error.
