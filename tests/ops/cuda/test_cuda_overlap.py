@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from delineate.ops import overlap_channels as channels_pass
 from delineate.ops import overlap_labels as labels_pass
@@ -289,3 +291,33 @@ def test_log_p_is_kept_only_if_asked_for():
     logits, labels, *rest = there(*inputs(3, 40)[:3])
     kept = [label_kernels.forward(logits, labels, *rest, None, *PLAIN, per_voxel)[0] for per_voxel in (False, True)]
     assert [tuple(log_p.shape) for log_p in kept] == [(2, 0), (2, 40)]
+
+
+class Allocated(TorchDispatchMode):
+    """Bytes of all tensors that operations hand out anew."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        self.bytes += 0 if func.is_view else sum(t.nbytes for t in tree_leaves(found) if isinstance(t, torch.Tensor))
+        return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(8, 21, 512**2), (2, 5, 128**3), (1, 105, 128**3), (16, 150, 512**2)])
+def test_memory_beyond_the_inputs_is_the_gradient(monkeypatch, shape, dtype):
+    """Dice and cross entropy on large inputs, of which only the shapes are there: nothing is launched."""
+    launch = {"__getitem__": lambda self, grid: lambda *args, **options: None}
+    for module, name in ((label_kernels, "_sums"), (label_kernels, "_gradient"), (tiles, "_add_up")):
+        monkeypatch.setattr(module, name, type("Nothing", (), launch)())
+    logits = torch.empty(shape, dtype=dtype, device="meta")
+    labels = torch.empty(shape[0], shape[2], dtype=torch.long, device="meta")
+    with Allocated() as ahead:
+        log_p, sums, _ = label_kernels.forward(logits, labels, None, None, *PLAIN, False)
+    with Allocated() as back:
+        label_kernels.backward(logits, labels, None, log_p, None, sums, None, *PLAIN)
+    assert back.bytes == logits.nbytes
+    assert ahead.bytes < 0.1 * logits.nbytes
