@@ -35,9 +35,11 @@ bench: $(READY)         ## times and memory beside other libraries, into benchma
 bench-cuda: $(READY)    ## the same on a GPU, which it needs, beside the floor that its memory sets
 	$(BIN)/python benchmarks/on_cuda.py
 
-kernels: $(READY)       ## the kernels compiled for GPUs that need not be there: registers, spills, instructions
+kernels: $(READY)       ## the kernels compiled for GPUs that need not be there: registers, spills, tests of machine code
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/kernels.py --check
+	$(BIN)/python -m pytest tests/ops/cuda --emulate 80 -n $(PROCESSES) --dist loadfile
+	$(BIN)/python -m pytest tests/ops/cuda --emulate 90 -n $(PROCESSES) --dist loadfile
 
 docs: $(READY)          ## the pictures and pages made from the code, then the site, into site/
 	$(BIN)/python docs/gradients.py
