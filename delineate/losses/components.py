@@ -132,7 +132,7 @@ class Components:
         return placed(values, self.channels, self.inputs.shape[1])
 
     def by_region(self, rows: dict[str, Tensor], regions: Tensor, segments: int | None = None) -> Sums:
-        """Sum values of each voxel, (N, R, V) or (N, 1, V), by the region they lie in."""
+        """Sum values of each voxel, (N, R, V), or of fewer where values are the same, by the region they lie in."""
         wide = [values.expand(regions.shape) for values in rows.values()]
         stacked = torch.stack(wide, 1) if len(wide) > 1 else wide[0][:, None]
         table = segment_sums(stacked.flatten(2), regions.flatten(1), segments or self.segments)
@@ -164,7 +164,7 @@ class Components:
             costs = voxel_costs(self.found.log_p, list(term.cost))
             factors = factors.to(costs.dtype)
             if self.mode == "softmax":
-                return costs * factors[self.inputs.labels(), 0][:, None]
+                return costs if term.class_weight is None else costs * factors[self.inputs.labels(), 0][:, None]
             return pick(costs * torch.where(y, on, off).to(costs.dtype) * factors, self.channels)
         z = self.inputs.valid_logits(self.ignore_index)
         y, factors = y.to(z.dtype), factors.to(z.dtype)
@@ -184,20 +184,23 @@ class Components:
         return self.of_class(self.found.total[:, None] * factors)
 
     def _rows(self, term: Loss, beside: bool = False) -> dict[str, Tensor]:
-        """What the sums of a term are taken of, weighted by voxel: (N, R, V) or (N, 1, V) each.
+        """What the sums of a term are taken of, weighted by voxel: (N, R, V), or of fewer where values are the same.
 
         Args:
             beside: whether only voxels beside the target matter, where most fields are 0.
         """
-        w = None if self.inputs.weight is None else self.inputs.weight[:, None]
         if isinstance(term, MeanCostLoss):
             costs = self.costs(term)
-            factors = self._voxel_factors(term).to(costs.dtype)
-            w = torch.ones_like(factors) if w is None else w.to(costs.dtype)
-            return {"cost": costs * w, "weight": factors * w, "voxels": torch.ones_like(costs[:, :1])}
+            rows = {"cost": costs, "weight": self._voxel_factors(term).to(costs.dtype)}
+            return self._weighted(rows) | {"voxels": costs.new_ones(1, 1, 1)}
         p = self.probabilities()
         rows = _false_rows(p, self._squares()) if beside else _rows(p, self.target().to(p.dtype), self._squares())
-        return rows if w is None else {name: values * w.to(p.dtype) for name, values in rows.items()}
+        return self._weighted(rows)
+
+    def _weighted(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Values of voxels times their weights."""
+        w = self.inputs.weight
+        return rows if w is None else {name: values * w[:, None].to(values.dtype) for name, values in rows.items()}
 
     def _background(self, term: Loss) -> Sums:
         """Of labels, from the tables of the pass: (N, C)."""
@@ -258,13 +261,13 @@ class Components:
         return torch.ones(channels, dtype=torch.float64, device=self.ids.device) if given is None else given.double()
 
     def _voxel_factors(self, term: MeanCostLoss) -> Tensor:
-        """Factor of the cost of each voxel, whatever the cost: (N, 1, V), in sigmoid mode (1, R, 1)."""
+        """Factor of the cost of each voxel, whatever the cost: (N, 1, V), in sigmoid mode (1, R, 1), or one for all."""
         factors = self._class_factors(term)
         if self.mode == "sigmoid":
             return pick(factors[None, :, None], self.channels)
         if self.inputs.dense:
             return (self.inputs.target * factors[:, None]).sum(1, keepdim=True)
-        return factors[self.inputs.labels()][:, None]
+        return factors[:1, None, None] if term.class_weight is None else factors[self.inputs.labels()][:, None]
 
     def _shares(self, term: Loss) -> tuple[float, float]:
         """Factors of the costs of voxels that are on, and of those that are off."""
