@@ -81,6 +81,7 @@ PROGRAM = """
 .reqntid 32
 {
 	.reg .pred 	%p<9>;
+	.reg .b16 	%rs<9>;
 	.reg .b32 	%r<99>;
 	.reg .b64 	%rd<9>;
 	ld.param.b64 	%rd1, [source];
@@ -190,9 +191,9 @@ def test_a_barrier_is_missed(warps):
     barrier = "bar.warp.sync -1;" if warps == 1 else "bar.sync 0;"
     expected = [lane ^ 16 * warps for lane in range(32 * warps)]
     assert results(body.replace("BETWEEN", barrier), warps=warps, shared=128 * warps) == expected
-    with pytest.raises(Fault, match=r"a race in shared memory: written by another warp.*: ld"):
+    with pytest.raises(Fault, match=r"a race in shared memory: written by another.*: ld"):
         results(body.replace("BETWEEN", ""), warps=warps, shared=128 * warps)
-    with pytest.raises(Fault, match=r"a race in shared memory: read by another warp.*: st"):
+    with pytest.raises(Fault, match=r"a race in shared memory: read by another.*: st"):
         results(body.replace("BETWEEN", barrier) + "st.shared.b32 [%r2], %r4;", warps=warps, shared=128 * warps)
     with pytest.raises(Fault, match=f"beyond the {64 * warps} bytes of shared memory: st"):
         results(body.replace("BETWEEN", barrier), warps=warps, shared=64 * warps)
@@ -223,6 +224,46 @@ def test_a_warp_that_is_not_complete_does_not_shuffle():
 def test_unknown_instructions_are_refused(text):
     with pytest.raises(Fault, match=f"unknown instruction: {re.escape(text)}"):
         results(f"{text};")
+
+
+ARITHMETIC = {
+    "div.s32 %r2, %r2, 3": lambda x: int(x / 3),  # toward 0
+    "rem.s32 %r2, %r2, 3": lambda x: x - 3 * int(x / 3),
+    "shr.s32 %r2, %r2, 2": lambda x: x >> 2,
+    "shr.u32 %r2, %r2, 2": lambda x: x % 2**32 >> 2,
+    "shl.b32 %r2, %r2, 40": lambda x: 0,
+    "bfe.s32 %r2, %r2, 1, 3": lambda x: (x >> 1 & 7) - 8 * (x >> 3 & 1),
+    "bfe.u32 %r2, %r2, 1, 3": lambda x: x >> 1 & 7,
+    "mad.lo.s32 %r2, %r2, 5, -7": lambda x: 5 * x - 7,
+    "mul.wide.s32 %rd6, %r2, -3; shr.s64 %rd6, %rd6, 1; cvt.u32.u64 %r2, %rd6": lambda x: -3 * x >> 1,
+    "prmt.b32 %r2, %r2, 1, 0x4008": lambda x: 255 * (x < 0) | x % 256 << 8 | x % 256 << 16 | 1 << 24,
+    "max.u32 %r2, %r2, 3": lambda x: x if x < 0 else max(x, 3),
+    "setp.lt.s32 %p2, %r2, 0; selp.b32 %r2, 1, 2, %p2": lambda x: 1 if x < 0 else 2,
+    "setp.lt.u32 %p2, %r2, 5; selp.b32 %r2, 1, 2, %p2": lambda x: 1 if 0 <= x < 5 else 2,
+    "mov.b32 {%rs1, %rs2}, %r2; mov.b32 %r2, {%rs2, %rs1}": lambda x: x >> 16 & 0xFFFF | x % 2**16 << 16,
+    "cvt.rn.f32.s32 %r2, %r2; neg.f32 %r2, %r2; cvt.f64.f32 %rd6, %r2; cvt.rn.f32.f64 %r2, %rd6; mul.f32 %r2, %r2, "
+    "0f00000000; setp.eq.f32 %p2, %r2, 0f80000000; selp.b32 %r2, 7, 8, %p2": lambda x: 7,
+    "redux.sync.max.s32 %r2, %r2, -1": lambda x: 15,
+}
+
+
+@pytest.mark.parametrize("body", ARITHMETIC)
+def test_arithmetic(body):
+    numbers = torch.arange(-16, 16, dtype=torch.int32)
+    found = results(f"ld.global.b32 %r2, [%rd4]; {body}; st.global.b32 [%rd5], %r2;", numbers)
+    assert [value % 2**32 for value in found] == [ARITHMETIC[body](x) % 2**32 for x in numbers.tolist()]
+
+
+def test_comparisons_with_nan():
+    values = torch.tensor([torch.nan, 1.0] * 16)
+    for kind, expected in (("lt", [0, 1]), ("ltu", [1, 1]), ("ne", [0, 1]), ("neu", [1, 1]), ("ge", [0, 0])):
+        body = f"setp.{kind}.f32 %p2, %r2, 0f40000000; selp.b32 %r2, 1, 0, %p2; st.global.b32 [%rd5], %r2;"
+        assert results(f"ld.global.b32 %r2, [%rd4]; {body}", values) == expected * 16
+
+
+def test_additions_to_one_place_add_up():
+    body = "mov.b64 %rd6, 0; @%p1 atom.global.gpu.relaxed.add.u32 %r3, [%rd2], %r1;"
+    assert results(body)[0] == sum(range(16)) - 1
 
 
 def test_bfloat16_is_rounded_to_nearest_even():

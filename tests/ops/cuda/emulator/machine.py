@@ -97,11 +97,11 @@ class Machine:
         self.pc[self.active] = at + 1
 
     def _step(self, instruction: Instruction) -> None:
-        if instruction.guard is not None:
-            name, wanted = instruction.guard
-            self.active = self.active & (self.read(name, "pred") == wanted)
-            self.whole = bool(self.active.all())
         try:
+            if instruction.guard is not None:
+                name, wanted = instruction.guard
+                self.active = self.active & (self.read(name, "pred") == wanted)
+                self.whole = bool(self.active.all())
             if self.whole or self.active.any():
                 OPERATIONS[instruction.operation](self, instruction)
         except Fault as fault:

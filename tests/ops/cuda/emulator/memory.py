@@ -83,7 +83,7 @@ class Shared:
         if not self._known[at].all():
             raise Fault("shared memory is read before it was written")
         if by_another(self._writer[at], unit).any():
-            raise Fault("a race in shared memory: written by another warp, and no barrier since")
+            raise Fault("a race in shared memory: written by another lane or warp, and no barrier since")
         before = self._reader[at]
         self._reader[at] = unit
         several = by_another(before, unit) | (self._reader[at] != unit)
@@ -94,11 +94,11 @@ class Shared:
         """Bytes (lanes, width)."""
         at, unit = self._places(lanes, addresses, values.shape[1])
         if by_another(self._reader[at], unit).any():
-            raise Fault("a race in shared memory: read by another warp, and no barrier since")
+            raise Fault("a race in shared memory: read by another lane or warp, and no barrier since")
         changed = by_another(self._writer[at], unit) & (self._bytes[at] != values)
         self._bytes[at] = values
         if changed.any() or (self._bytes[at] != values).any():
-            raise Fault("a race in shared memory: another value written by another warp, and no barrier since")
+            raise Fault("a race in shared memory: another value written by another lane or warp, and no barrier since")
         self._writer[at], self._known[at] = unit, True
 
     def _places(self, lanes: np.ndarray, addresses: np.ndarray, width: int) -> tuple[tuple, np.ndarray]:

@@ -258,8 +258,8 @@ COMPARISONS = {
 OPERATIONS: dict[str, Callable[[Machine, Instruction], None]] = {
     **{f"setp.{name}": comparison(function, False) for name, function in COMPARISONS.items()},
     **{f"setp.{name}u": comparison(function, True) for name, function in COMPARISONS.items()},
-    "add": same_type(np.add),
-    "sub": same_type(np.subtract), "mul": same_type(np.multiply), "mul.lo": same_type(np.multiply),
+    "add": same_type(np.add), "sub": same_type(np.subtract),
+    "mul": same_type(np.multiply), "mul.lo": same_type(np.multiply),
     "fma": same_type(multiply_add), "mad.lo": same_type(lambda a, b, c: a * b + c), "mul.wide": wide_product,
     "mad.wide": wide_product, "div": same_type(divide), "rem": same_type(np.fmod), "neg": same_type(np.negative),
     "abs": same_type(np.abs), "min": same_type(np.fmin), "max": same_type(np.fmax), "ex2": same_type(np.exp2),
