@@ -227,7 +227,7 @@ def forward(
         classes, tiling.classes, tiles, tiling.voxels, tiling.fold, len(goes_to),
         dense, weight is not None, ignore_index is not None and not dense, per_voxel,
         softmax, squares, spread, tuple(costs),
-        num_warps=tiling.warps,
+        num_warps=tiling.warps, enable_fp_fusion=not (weight is not None or squares),  # see `tiles.fold`
     )  # fmt: skip
     table, totals = add_up(partial, counts, samples, classes, goes_to, table_rows(costs), [] if softmax else [VOXELS])
     return log_p, table, totals

@@ -177,7 +177,7 @@ def forward(
         *logits.stride(), *labels.stride(), *strides(weight, 2),
         classes, tiling.classes, tiles, tiling.voxels, tiling.fold, len(goes_to),
         weight is not None, ignore_index is not None, per_voxel, squares, spread, tuple(costs),
-        num_warps=tiling.warps,
+        num_warps=tiling.warps, enable_fp_fusion=not squares,  # see `tiles.fold`
     )  # fmt: skip
     table, totals = add_up(partial, counts, samples, classes, goes_to, table_rows(costs))
     return log_p, table, totals

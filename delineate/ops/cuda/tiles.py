@@ -101,7 +101,12 @@ def zeros(NUMBER: tl.constexpr, T: tl.constexpr, LANES: tl.constexpr):
 
 @triton.jit
 def fold(values, FOLD: tl.constexpr):
-    """Values (T, B) -> (T, B / FOLD): those that one thread holds are added there."""
+    """Values (T, B) -> (T, B / FOLD): those that one thread holds are added there.
+
+    Where several threads add the same values, each its own to what the others hand over, they must find the same bits,
+    as it is not defined whose are kept. A product that is fused with the sum is rounded by the others only: kernels
+    that fold products are launched with enable_fp_fusion=False. What comes out of tl.where is no product.
+    """
     return tl.sum(tl.reshape(values, (values.shape[0], values.shape[1] // FOLD, FOLD)), 2)
 
 
