@@ -74,18 +74,8 @@ def _forward(
         row[VOXELS] = sum_by_class(y, torch.ones_like(lp) if ignored is None else ~ignored, classes)
         if weight is not None and w is not None:
             row[COUNT] = sum_by_class(y, w, classes)
-        row[NLL] = -sum_by_class(y, lp if w is None else lp * w, classes)
-        for k, cost in unpacked(costs):
-            value = cost.value(lp)
-            row[COSTS + 2 * k] = sum_by_class(y, value if w is None else value.mul_(w), classes)
-        p = e.mul_(norm.reciprocal_())
-        hit = lp.exp()
-        row[TP] = sum_by_class(y, hit if w is None else hit * w, classes)
-        if squares:
-            row[SQUARES] = sum_by_class(y, hit.square() if w is None else hit.square().mul_(w), classes)
-            miss = torch.expm1(lp).square_()
-            row[MISS_SQUARES] = sum_by_class(y, miss if w is None else miss.mul_(w), classes)
-        false = p.scatter_(0, y[None], 0)
+        _sum_hits(row, y, lp, w, squares, costs)
+        false = e.mul_(norm.reciprocal_()).scatter_(0, y[None], 0)
         if squares:
             row[FALSE_SQUARES] = row_sums(false.square(), w)
         row[MASS] = row_sums(false, w)
@@ -99,7 +89,22 @@ def _forward(
     sums[:, SQUARES] += sums[:, FALSE_SQUARES]
     sums[:, PRODUCT] = sums[:, TP]
     sums[:, TARGET_SQUARES] = sums[:, COUNT]
-    return log_p, sums, sums[:, [VOXELS, COUNT]].sum(2)
+    return log_p, sums, sums[:, VOXELS : COUNT + 1].sum(2)  # neighbours: a list of rows would be copied to a GPU
+
+
+def _sum_hits(row: Tensor, y: Tensor, lp: Tensor, w: Tensor | None, squares: bool, costs: Sequence[float]) -> None:
+    """Fill the rows of a block's table (rows, C) that are sums over the voxels of a label, of functions of log p."""
+
+    def by_label(values: Tensor) -> Tensor:
+        return sum_by_class(y, values if w is None else values.mul_(w), row.shape[1])
+
+    row[NLL] = by_label(-lp)
+    for k, cost in unpacked(costs):
+        row[COSTS + 2 * k] = by_label(cost.value(lp))
+    hit = lp.exp()
+    if squares:
+        row[SQUARES], row[MISS_SQUARES] = by_label(hit.square()), by_label(torch.expm1(lp).square_())
+    row[TP] = by_label(hit)
 
 
 def _kept(logits: Tensor, per_voxel: bool) -> int:

@@ -38,6 +38,7 @@ from delineate.ops.cuda.tiles import (
     load_tiles,
     read_labels,
     read_weights,
+    row_of,
     shares,
     softmax_of,
     strides,
@@ -128,11 +129,6 @@ def _goes_to(softmax: bool, squares: bool, spread: bool, costs: Sequence[float])
 
 
 @triton.jit
-def _weighed(values, w, WEIGHTED: tl.constexpr):
-    return values * w if WEIGHTED else values
-
-
-@triton.jit
 def _rows(
     values, FOLD: tl.constexpr, DENSE: tl.constexpr, WEIGHTED: tl.constexpr,
     SOFTMAX: tl.constexpr, SQUARES: tl.constexpr, SPREAD: tl.constexpr, COSTS: tl.constexpr,
@@ -140,27 +136,33 @@ def _rows(
     """What a tile adds to each accumulator, in the order of `_goes_to`; p and y are 0 where a voxel is not valid.
 
     Args:
-        values: log p, log (1 - p), p, y; the weight, 0 where a voxel is not valid; and 1 where it is, (1, B).
+        values: log p, log (1 - p), p, y, (T, B); and the weight, 0 where a voxel is not valid, (1, B).
     """
-    log_p, log_q, p, y, w, alive = values
-    hit = tl.minimum(p, y)
-    off = y * alive if SOFTMAX else _weighed(_if(1 - y, -log_q, DENSE), w, WEIGHTED)
-    found = (fold(_weighed(y, w, WEIGHTED), FOLD), fold(_weighed(p - hit, w, WEIGHTED), FOLD))
-    found = found + (fold(_weighed(hit, w, WEIGHTED), FOLD),)
-    found = found + (fold(_weighed(_if(y, -log_p, DENSE), w, WEIGHTED), FOLD), fold(off, FOLD))
+    log_p, log_q, p, y, w = values
+    hit, false = tl.where(y < p, y, p), tl.where(p <= y, 0.0, p - y)  # exact, and NaN where p is
+    found = (_sum(y, w, FOLD, WEIGHTED), _sum(false, w, FOLD, WEIGHTED), _sum(hit, w, FOLD, WEIGHTED))
+    found = found + (_sum(_if(y, -log_p, DENSE), w, FOLD, WEIGHTED),)
+    found = found + (fold(y, FOLD) if SOFTMAX else _sum(_if(1 - y, -log_q, DENSE), w, FOLD, WEIGHTED),)
     if SPREAD:
-        found = found + (fold(tl.where(w > 0, -(log_p + log_q) * w, 0.0), FOLD),)
+        found = found + (_sum(-(log_p + log_q), w, FOLD, True),)
     for k in tl.static_range(len(COSTS) // 3):
         on = cost_value(log_p, COSTS[3 * k], COSTS[3 * k + 1], COSTS[3 * k + 2])
-        found = found + (fold(_weighed(_if(y, on, DENSE), w, WEIGHTED), FOLD),)
+        found = found + (_sum(_if(y, on, DENSE), w, FOLD, WEIGHTED),)
         if not SOFTMAX:
             off = cost_value(log_q, COSTS[3 * k], COSTS[3 * k + 1], COSTS[3 * k + 2])
-            found = found + (fold(_weighed(_if(1 - y, off, DENSE), w, WEIGHTED), FOLD),)
+            found = found + (_sum(_if(1 - y, off, DENSE), w, FOLD, WEIGHTED),)
     if SQUARES:
-        wrong = _weighed((y - p) * (y - p), w, WEIGHTED)
-        found = found + (fold(wrong * y, FOLD), fold(wrong * (1 - y), FOLD), fold(_weighed(p * p, w, WEIGHTED), FOLD))
-        found = found + (fold(_weighed(p * y, w, WEIGHTED), FOLD), fold(_weighed(y * y, w, WEIGHTED), FOLD))
+        wrong = (y - p) * (y - p)
+        found = found + (_sum(_if(y, wrong, DENSE), w, FOLD, WEIGHTED),)
+        found = found + (_sum(_if(1 - y, wrong, DENSE), w, FOLD, WEIGHTED), _sum(_if(p, p, True), w, FOLD, WEIGHTED))
+        found = found + (_sum(_if(y, p, DENSE), w, FOLD, WEIGHTED), _sum(_if(y, y, DENSE), w, FOLD, WEIGHTED))
     return found
+
+
+@triton.jit
+def _sum(values, w, FOLD: tl.constexpr, WEIGHTED: tl.constexpr):
+    """Values of a tile, weighted and folded; what has no weight counts 0."""
+    return fold(_if(w, values, True) if WEIGHTED else values, FOLD)
 
 
 @triton.jit
@@ -182,12 +184,10 @@ def _sums(
         w, bad_weights = read_weights(weight + start * w_v, w_v, inside, valid, WEIGHTED)
         tiles = load_tiles(logits + start * z_v, z_c, z_v, inside, valid, C, T, TILES, IGNORE)
         shifted, powers, _, log_norm, scale = softmax_of(tiles, valid) if SOFTMAX else (tiles, tiles, w, w, w)
-        alive = tl.where(valid, 1.0, 0.0)[None, :]
         found = ()
         for t in tl.static_range(TILES):
             on, off, p, _ = _logs(shifted[t], powers[t], log_norm, scale, SOFTMAX)
-            values = (on, off, p, targets[t], w[None, :], alive)
-            rows = _rows(values, FOLD, DENSE, WEIGHTED, SOFTMAX, SQUARES, SPREAD, COSTS)
+            rows = _rows((on, off, p, targets[t], w[None, :]), FOLD, DENSE, WEIGHTED, SOFTMAX, SQUARES, SPREAD, COSTS)
             for row in tl.static_range(ROWS):
                 found = found + (sums[t * ROWS + row] + rows[row],)
             if KEEP:
@@ -227,7 +227,7 @@ def forward(
         classes, tiling.classes, tiles, tiling.voxels, tiling.fold, len(goes_to),
         dense, weight is not None, ignore_index is not None and not dense, per_voxel,
         softmax, squares, spread, tuple(costs),
-        num_warps=tiling.warps, enable_fp_fusion=not (weight is not None or squares),  # see `tiles.fold`
+        num_warps=tiling.warps,
     )  # fmt: skip
     table, totals = add_up(partial, counts, samples, classes, goes_to, table_rows(costs), [] if softmax else [VOXELS])
     return log_p, table, totals
@@ -239,38 +239,32 @@ def _steps(target: Tensor) -> tuple[int, int, int]:
 
 
 @triton.jit
-def _row(g, row: tl.constexpr, c, C: tl.constexpr):
-    """A row of the gradients to the sums (rows, C), for the classes c of a tile: (T, 1)."""
-    return tl.load(g + row * C + c, c < C, 0.0).to(tl.float32)[:, None]
-
-
-@triton.jit
-def _to_p(g, c, p, y, C: tl.constexpr, SQUARES: tl.constexpr):
+def _to_p(g, p, y, t: tl.constexpr, C: tl.constexpr, T: tl.constexpr, SQUARES: tl.constexpr):
     """Gradient of a voxel of weight 1 to the probabilities of a tile, (T, B)."""
     below = tl.where(y > p, 1.0, tl.where(y < p, 0.0, 0.5))
-    found = _row(g, _MASS, c, C) + _row(g, _TP, c, C) * below
+    found = row_of(g, _MASS, t, C, T) + row_of(g, _TP, t, C, T) * below
     if SQUARES:
-        found += 2 * _row(g, _SQUARES, c, C) * p + _row(g, _PRODUCT, c, C) * y
-        found += 2 * (p - y) * (_row(g, _MISS_SQUARES, c, C) * y + _row(g, _FALSE_SQUARES, c, C) * (1 - y))
+        found += 2 * row_of(g, _SQUARES, t, C, T) * p + row_of(g, _PRODUCT, t, C, T) * y
+        found += 2 * (p - y) * (row_of(g, _MISS_SQUARES, t, C, T) * y + row_of(g, _FALSE_SQUARES, t, C, T) * (1 - y))
     return found
 
 
 @triton.jit
 def _to_logs(
-    g, c, logs, y, C: tl.constexpr, DENSE: tl.constexpr, SPREAD: tl.constexpr, COSTS: tl.constexpr,
-    SOFTMAX: tl.constexpr,
+    g, logs, y, t: tl.constexpr, C: tl.constexpr, T: tl.constexpr,
+    DENSE: tl.constexpr, SPREAD: tl.constexpr, COSTS: tl.constexpr, SOFTMAX: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a voxel of weight 1 to log p and to log (1 - p) of a tile, (T, B) each; logs: see `_logs`."""
     log_p, log_q, p, q = logs
-    on, off = -_row(g, _NLL, c, C) * y, -_row(g, _NLL_OFF, c, C) * (1 - y)
+    on, off = -row_of(g, _NLL, t, C, T) * y, -row_of(g, _NLL_OFF, t, C, T) * (1 - y)
     for k in tl.static_range(len(COSTS) // 3):
         slope_on = cost_slope(log_p, p, COSTS[3 * k], COSTS[3 * k + 1], COSTS[3 * k + 2])
-        on += _row(g, _COSTS + 2 * k, c, C) * _if(y, slope_on, DENSE)
+        on += row_of(g, _COSTS + 2 * k, t, C, T) * _if(y, slope_on, DENSE)
         if not SOFTMAX:
             slope_off = cost_slope(log_q, q, COSTS[3 * k], COSTS[3 * k + 1], COSTS[3 * k + 2])
-            off += _row(g, _COSTS + 2 * k + 1, c, C) * _if(1 - y, slope_off, DENSE)
+            off += row_of(g, _COSTS + 2 * k + 1, t, C, T) * _if(1 - y, slope_off, DENSE)
     if SPREAD:
-        on, off = on - _row(g, _SPREAD, c, C), off - _row(g, _SPREAD, c, C)
+        on, off = on - row_of(g, _SPREAD, t, C, T), off - row_of(g, _SPREAD, t, C, T)
     return on, off
 
 
@@ -294,16 +288,15 @@ def _gradient(
         total = tl.zeros((T, B), tl.float32)
         if SOFTMAX:
             for t in tl.static_range(TILES):
-                c, y = t * T + tl.arange(0, T), targets[t]
+                y, there = targets[t], (t * T + tl.arange(0, T) < C)[:, None]
                 logs = _logs(shifted[t], powers[t], log_norm, scale, SOFTMAX)
-                on, _ = _to_logs(g, c, logs, y, C, DENSE, SPREAD, COSTS, SOFTMAX)
-                total += logs[2] * _to_p(g, c, logs[2], y, C, SQUARES) + tl.where((c < C)[:, None], on, 0.0)
+                on, _ = _to_logs(g, logs, y, t, C, T, DENSE, SPREAD, COSTS, SOFTMAX)
+                total += logs[2] * _to_p(g, logs[2], y, t, C, T, SQUARES) + tl.where(there, on, 0.0)
         shared = tl.sum(total, 0)[None, :]
         for t in tl.static_range(TILES):
-            c, y = t * T + tl.arange(0, T), targets[t]
-            logs = _logs(shifted[t], powers[t], log_norm, scale, SOFTMAX)
-            on, off = _to_logs(g, c, logs, y, C, DENSE, SPREAD, COSTS, SOFTMAX)
-            p, q, to_p = logs[2], logs[3], _to_p(g, c, logs[2], y, C, SQUARES)
+            y, logs = targets[t], _logs(shifted[t], powers[t], log_norm, scale, SOFTMAX)
+            on, off = _to_logs(g, logs, y, t, C, T, DENSE, SPREAD, COSTS, SOFTMAX)
+            p, q, to_p = logs[2], logs[3], _to_p(g, logs[2], y, t, C, T, SQUARES)
             dz = (p * (to_p - shared) + on if SOFTMAX else p * q * to_p + on * q - off * p) * w[None, :]
             there = tile_mask(inside, t, C, T)
             if PER_VOXEL:

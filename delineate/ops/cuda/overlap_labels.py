@@ -39,6 +39,7 @@ from delineate.ops.cuda.tiles import (
     load_tiles,
     read_labels,
     read_weights,
+    row_of,
     shares,
     softmax_of,
     strides,
@@ -66,27 +67,24 @@ def _goes_to(weighted: bool, squares: bool, spread: bool, costs: Sequence[float]
 
 @triton.jit
 def _rows(
-    shifted, p, on, w, log_norm, missed, costs, FOLD: tl.constexpr,
-    WEIGHTED: tl.constexpr, SQUARES: tl.constexpr, SPREAD: tl.constexpr,
+    values, FOLD: tl.constexpr, WEIGHTED: tl.constexpr, SQUARES: tl.constexpr, SPREAD: tl.constexpr
 ):  # fmt: skip
     """What a tile adds to each accumulator, in the order of `_goes_to`.
 
     Args:
-        shifted, p, on: z - peak, probabilities times w, and whether the class is the label, (T, B).
-        w, log_norm, missed: weight, log of the norm, and squares of what the label misses, (B,).
-        costs: of the label, (B,) each.
+        values: z - peak, probabilities, and whether the class is the label, (T, B); ones, weight, log of the norm, and
+            weighted square of what the label misses, (B,); its weighted costs, (B,) each.
     """
-    none = tl.zeros_like(p)
-    nll = (log_norm[None, :] - shifted) * w[None, :] if WEIGHTED else log_norm[None, :] - shifted
-    hit, false = tl.where(on, p, none), tl.where(on, none, p)
-    found = (fold(tl.where(on, (log_norm * 0 + 1)[None, :], none), FOLD), fold(hit, FOLD))
-    found = found + (fold(tl.where(on, nll, none), FOLD), fold(false, FOLD))
+    shifted, p, on, one, w, log_norm, missed, costs = values
+    none, nll = tl.zeros_like(p), log_norm[None, :] - shifted
+    share, nll = (p * w[None, :], nll * w[None, :]) if WEIGHTED else (p, nll)
+    found = (fold(tl.where(on, one[None, :], none), FOLD), fold(tl.where(on, share, none), FOLD))
+    found = found + (fold(tl.where(on, nll, none), FOLD), fold(tl.where(on, none, share), FOLD))
     if WEIGHTED:
         found = found + (fold(tl.where(on, w[None, :], none), FOLD),)
     if SQUARES:
-        share = tl.where(w > 0, 1 / w, 0.0)[None, :]
-        found = found + (fold(hit * hit * share, FOLD), fold(tl.where(on, missed[None, :], none), FOLD))
-        found = found + (fold(false * false * share, FOLD),)
+        found = found + (fold(tl.where(on, p * share, none), FOLD), fold(tl.where(on, missed[None, :], none), FOLD))
+        found = found + (fold(tl.where(on, none, p * share), FOLD),)
     if SPREAD:
         found = found + (fold(tl.where((w > 0)[None, :], nll, none), FOLD),)
     for k in tl.static_range(len(costs)):
@@ -137,12 +135,13 @@ def _sums(
             missed, costs = expm1(lp) * expm1(lp) * w, _costs_of(lp, w, COSTS)
             if KEEP:
                 tl.store(log_p + start + tl.arange(0, B), lp, inside)
-        scale = scale * w if WEIGHTED else scale
+        one = tl.where(scale > 2, 0.0, 1.0)  # 1 / norm is at most 1; a constant would be laid out unlike the logits
         found = ()
         for t in tl.static_range(TILES):
             on = y[None, :] == (t * T + tl.arange(0, T))[:, None]
             p = powers[t] * scale[None, :]
-            rows = _rows(shifted[t], p, on, w, log_norm, missed, costs, FOLD, WEIGHTED, SQUARES, SPREAD)
+            values = (shifted[t], p, on, one, w, log_norm, missed, costs)
+            rows = _rows(values, FOLD, WEIGHTED, SQUARES, SPREAD)
             for row in tl.static_range(ROWS):
                 found = found + (sums[t * ROWS + row] + rows[row],)
         sums = found
@@ -177,7 +176,7 @@ def forward(
         *logits.stride(), *labels.stride(), *strides(weight, 2),
         classes, tiling.classes, tiles, tiling.voxels, tiling.fold, len(goes_to),
         weight is not None, ignore_index is not None, per_voxel, squares, spread, tuple(costs),
-        num_warps=tiling.warps, enable_fp_fusion=not squares,  # see `tiles.fold`
+        num_warps=tiling.warps,
     )  # fmt: skip
     table, totals = add_up(partial, counts, samples, classes, goes_to, table_rows(costs))
     return log_p, table, totals
@@ -191,20 +190,13 @@ def _class_slopes(
     probability of the label, to the cross entropy, and to the spread."""
     mass, squares, label, nll, spread = (), (), (), (), ()
     for t in tl.static_range(TILES):
-        mass, nll = mass + (_row(g, _MASS, t, C, T),), nll + (_row(g, _NLL, t, C, T),)
-        label = label + (_row(g, _TP, t, C, T) + _row(g, _PRODUCT, t, C, T),)
+        mass, nll = mass + (row_of(g, _MASS, t, C, T),), nll + (row_of(g, _NLL, t, C, T),)
+        label = label + (row_of(g, _TP, t, C, T) + row_of(g, _PRODUCT, t, C, T),)
         if SQUARED:
-            squares = squares + (2 * (_row(g, _SQUARES, t, C, T) + _row(g, _FALSE_SQUARES, t, C, T)),)
+            squares = squares + (2 * (row_of(g, _SQUARES, t, C, T) + row_of(g, _FALSE_SQUARES, t, C, T)),)
         if SPREAD:
-            spread = spread + (_row(g, _SPREAD, t, C, T),)
+            spread = spread + (row_of(g, _SPREAD, t, C, T),)
     return mass, squares, label, nll, spread
-
-
-@triton.jit
-def _row(g, row: tl.constexpr, t: tl.constexpr, C: tl.constexpr, T: tl.constexpr):
-    """A row of the gradients to the sums, (T, 1)."""
-    c = t * T + tl.arange(0, T)
-    return tl.load(g + row * C + c, c < C, 0.0).to(tl.float32)[:, None]
 
 
 @triton.jit

@@ -69,7 +69,7 @@ _TILINGS = {
 
 def takes(logits: Tensor) -> bool:
     """Whether the kernels take such logits."""
-    return logits.dtype != torch.float64 and 1 <= logits.shape[1] <= MOST_CLASSES and logits.numel() > 0
+    return logits.dtype != torch.float64 and logits.shape[1] <= MOST_CLASSES and logits.numel() > 0
 
 
 def shares(logits: Tensor, block: int) -> tuple[int, int]:
@@ -103,9 +103,9 @@ def zeros(NUMBER: tl.constexpr, T: tl.constexpr, LANES: tl.constexpr):
 def fold(values, FOLD: tl.constexpr):
     """Values (T, B) -> (T, B / FOLD): those that one thread holds are added there.
 
-    Where several threads add the same values, each its own to what the others hand over, they must find the same bits,
-    as it is not defined whose are kept. A product that is fused with the sum is rounded by the others only: kernels
-    that fold products are launched with enable_fp_fusion=False. What comes out of tl.where is no product.
+    No bare products: where several threads add the same values, each its own to what the others hand over, a product is
+    fused with the sum and rounded by the others only, and it is not defined whose sum is kept. What comes out of
+    tl.where is no product.
     """
     return tl.sum(tl.reshape(values, (values.shape[0], values.shape[1] // FOLD, FOLD)), 2)
 
@@ -199,6 +199,13 @@ def count(found, valid, w, bad_targets, bad_weights, WEIGHTED: tl.constexpr):
     if WEIGHTED:
         sums = sums + (found[2] + w, found[3] + bad_weights.to(tl.float32))
     return sums
+
+
+@triton.jit
+def row_of(g, row: tl.constexpr, t: tl.constexpr, C: tl.constexpr, T: tl.constexpr):
+    """A row of the gradients to the sums (rows, C), for the classes of a tile: (T, 1)."""
+    c = t * T + tl.arange(0, T)
+    return tl.load(g + row * C + c, c < C, 0.0).to(tl.float32)[:, None]
 
 
 @triton.jit

@@ -7,7 +7,7 @@ from torch.utils._pytree import tree_leaves
 
 from delineate.ops import overlap_channels as channels_pass
 from delineate.ops import overlap_labels as labels_pass
-from delineate.ops.blocks import NLL, ROWS, VOXELS
+from delineate.ops.blocks import COUNT, MASS, NLL, ROWS, SQUARES, TP, VOXELS
 from delineate.ops.cost import Cost, packed
 from delineate.ops.cuda import overlap_channels as channel_kernels
 from delineate.ops.cuda import overlap_labels as label_kernels
@@ -240,9 +240,25 @@ def test_nan_in_a_valid_logit_propagates():
     for run, extra in ((labels_run, ()), (channels_run, (False,))):
         with kernels():
             _, sums, _, gradient = run(*there(logits, labels), *rest, PLAIN, True, upstream, *extra)
-        assert sums[0].isnan().any()
+        assert sums[0, [MASS, TP]].isnan().any(1).all()
+        assert not sums[0, [VOXELS, COUNT]].isnan().any()  # a class does not get lost
         assert not sums[1].isnan().any()
         assert gradient[0, 1, 5].isnan()
+
+
+@pytest.mark.parametrize("run", [labels_run, channels_run])
+def test_weights_of_any_scale(run):
+    """Their squares would be too small for float32."""
+    logits, labels, weight, _ = inputs(3, 40, weighted=True)
+    extra = [False] if run is channels_run else []
+    with kernels():
+        one, small = (
+            run(*there(logits, labels, w), None, (True, False, []), False, upstream, *extra)[1]
+            for w in (weight, 2.0**-80 * weight)
+        )
+    assert one[:, SQUARES].all()
+    rows = [row for row in range(len(ROWS)) if row != VOXELS]
+    close(2.0**80 * small[:, rows], one[:, rows].cpu())
 
 
 def test_confident_logits():
